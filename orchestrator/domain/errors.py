@@ -1,0 +1,140 @@
+"""What can go wrong, drawn as a tree. A job's exit is never here: it is a value, see `outcome`.
+
+    MayflyError                      anything that we raise on purpose
+     ├─ UserError                    somebody can put it right: names the field and the remedy
+     │   ├─ InvalidTask              the submission is wrong
+     │   ├─ InvalidPool              an inventory entry is wrong
+     │   ├─ NotFound                 no such task, pool, image or version
+     │   └─ NotPossible              right in itself, but not now or not here (home in use, results folder not empty)
+     └─ PlatformError                the platform failed; carries a Reason, so that a task can be judged by it
+         ├─ CloudError               OpenNebula refused, failed or did not answer
+         │   ├─ CloudUnreachable     no answer at all
+         │   ├─ CloudDenied          authentication or authorization (quota and restricted attributes included)
+         │   ├─ CloudMissing         no such object
+         │   ├─ CloudWrongState      not in this state, which is often "not yet"
+         │   └─ ProvisionFailed      the VM will not come up
+         ├─ GuestError               the machine over SSH
+         │   ├─ Unreachable          no SSH before the deadline; keeps the console log
+         │   ├─ WrongHostKey         somebody answered with a key that we did not make
+         │   ├─ ConnectionLost       the connection dropped and did not come back
+         │   ├─ SealBroken           the machine could reach something
+         │   └─ StagingFailed        inputs did not go in, or outputs did not come out, whole
+         └─ RunnerLost               the runner's lease expired
+"""
+
+from __future__ import annotations
+
+from orchestrator.domain.outcome import Reason
+
+
+class MayflyError(Exception):
+    """Anything that we raise on purpose."""
+
+
+class UserError(MayflyError):
+    """Somebody can put it right.
+
+    `field` names what is wrong (an option, a key of a pool, a path), `problem` says how, `remedy` says what to do.
+    """
+
+    def __init__(self, field: str, problem: str, remedy: str = "") -> None:
+        self.field = field
+        self.problem = problem
+        self.remedy = remedy
+        super().__init__(f"{field}: {problem}" + (f" ({remedy})" if remedy else ""))
+
+
+class InvalidTask(UserError):
+    """The submission is wrong."""
+
+
+class InvalidPool(UserError):
+    """An inventory entry is wrong."""
+
+
+class NotFound(UserError):
+    """No such task, pool, image or version."""
+
+
+class NotPossible(UserError):
+    """Right in itself, but not now or not here."""
+
+
+class PlatformError(MayflyError):
+    """The platform failed. `reason` is what the task's verdict will carry; `evidence` is kept beside it (a console log, say)."""
+
+    reason: Reason = Reason.INTERNAL
+
+    def __init__(self, message: str, *, evidence: str = "") -> None:
+        self.evidence = evidence
+        super().__init__(message)
+
+
+class CloudError(PlatformError):
+    """OpenNebula refused, failed or did not answer. `code` is its error code, 0 when there was no reply."""
+
+    reason = Reason.PROVISION_FAILED
+
+    def __init__(self, message: str, *, code: int = 0, evidence: str = "") -> None:
+        self.code = code
+        super().__init__(message, evidence=evidence)
+
+
+class CloudUnreachable(CloudError):
+    """OpenNebula did not answer."""
+
+
+class CloudDenied(CloudError):
+    """OpenNebula refused: authentication or authorization (a quota and a restricted attribute come so too)."""
+
+
+class CloudMissing(CloudError):
+    """OpenNebula has no such object."""
+
+
+class CloudWrongState(CloudError):
+    """OpenNebula will not do that in this state, which is often "not yet"."""
+
+
+class ProvisionFailed(CloudError):
+    """The VM will not come up."""
+
+
+class GuestError(PlatformError):
+    """The machine over SSH failed us."""
+
+
+class Unreachable(GuestError):
+    """The VM never answered over SSH."""
+
+    reason = Reason.UNREACHABLE
+
+
+class WrongHostKey(GuestError):
+    """A host answered with a key that we did not make."""
+
+    reason = Reason.WRONG_HOST_KEY
+
+
+class ConnectionLost(GuestError):
+    """The connection to the VM dropped and did not come back."""
+
+    reason = Reason.CONNECTION_LOST
+
+
+class SealBroken(GuestError):
+    """The VM could reach something."""
+
+    reason = Reason.SEAL_BROKEN
+
+
+class StagingFailed(GuestError):
+    """Inputs did not go in whole, or outputs did not come out whole."""
+
+    reason = Reason.STAGING_FAILED
+
+
+class RunnerLost(PlatformError):
+    """The runner's lease expired."""
+
+    reason = Reason.RUNNER_LOST

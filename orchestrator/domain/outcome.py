@@ -1,0 +1,131 @@
+"""How a process ended (`Outcome`), and what we say of the task then (`Verdict`). Values, never exceptions."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import assert_never
+
+
+class Reason(StrEnum):
+    """Why a task is where it is: to tell people with. Logic never branches on its text."""
+
+    # the process ended
+    EXIT_NONZERO = "exit_nonzero"
+    SIGNALED = "signaled"
+    OUT_OF_MEMORY = "out_of_memory"
+    TIMED_OUT = "timed_out"
+    OUTPUT_MISSING = "output_missing"
+    # the platform failed
+    PROVISION_FAILED = "provision_failed"
+    UNREACHABLE = "unreachable"
+    WRONG_HOST_KEY = "wrong_host_key"
+    CONNECTION_LOST = "connection_lost"
+    SEAL_BROKEN = "seal_broken"
+    STAGING_FAILED = "staging_failed"
+    HOST_DISK_FULL = "host_disk_full"
+    RUNNER_LOST = "runner_lost"
+    INTERNAL = "internal"
+    # somebody wanted it
+    CANCELED = "canceled"
+    # it waits
+    NO_CAPACITY = "no_capacity"
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What the process used, from cgroup accounting: seconds of CPU, bytes of memory at the peak. None is "not known"."""
+
+    cpu_seconds: float | None = None
+    memory_peak_bytes: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Exited:
+    """The process ended by itself with `code`, 0 to 255."""
+
+    code: int
+
+
+@dataclass(frozen=True, slots=True)
+class Signaled:
+    """The process was ended by a signal: `name` without "SIG", as systemd gives it: "KILL", "SEGV"."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class OutOfMemory:
+    """The kernel killed the process, or one of its own, at the memory limit, in bytes."""
+
+    limit_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class TimedOut:
+    """The process ran for `seconds`, its limit, and was ended."""
+
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """Nobody can say how the process ended: its VM, or the way to it, is gone."""
+
+    why: str
+
+
+Outcome = Exited | Signaled | OutOfMemory | TimedOut | Lost
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What we say of a task when an attempt is over.
+
+    `exit_code` is what `mayfly run` exits with: the job's own, 128 + n for signal n as a shell has it, 124 for a
+    time-out as coreutils' `timeout` has it, 137 for out of memory (a SIGKILL), 125 when the platform failed.
+    """
+
+    state: str
+    reason: Reason | None
+    message: str
+    exit_code: int
+
+
+PLATFORM_EXIT = 125
+TIMEOUT_EXIT = 124
+
+_SIGNALS = {
+    "HUP": 1, "INT": 2, "QUIT": 3, "ILL": 4, "TRAP": 5, "ABRT": 6, "BUS": 7, "FPE": 8, "KILL": 9, "USR1": 10,
+    "SEGV": 11, "USR2": 12, "PIPE": 13, "ALRM": 14, "TERM": 15, "STKFLT": 16, "XCPU": 24, "XFSZ": 25, "SYS": 31,
+}  # fmt: skip
+"""Signal numbers of Linux on x86 and ARM: signal(7)."""
+
+_MEANING = {
+    126: "the command was found but could not be executed",
+    127: "the command was not found",
+}
+
+
+def judge(outcome: Outcome, *, missing_outputs: tuple[str, ...] = ()) -> Verdict:
+    """What an outcome means for the task. `missing_outputs`: what to say of each output pattern that matched nothing."""
+    match outcome:
+        case Exited(0) if missing_outputs:
+            return Verdict("FAILED", Reason.OUTPUT_MISSING, "; ".join(missing_outputs), PLATFORM_EXIT)
+        case Exited(0):
+            return Verdict("FINISHED", None, "exited with 0", 0)
+        case Exited(code):
+            meaning = f": {_MEANING[code]}" if code in _MEANING else ""
+            return Verdict("FAILED", Reason.EXIT_NONZERO, f"exited with {code}{meaning}", code)
+        case Signaled(name):
+            return Verdict("FAILED", Reason.SIGNALED, f"ended by SIG{name}", 128 + _SIGNALS.get(name, 0))
+        case OutOfMemory(limit):
+            return Verdict(
+                "FAILED", Reason.OUT_OF_MEMORY, f"out of memory: killed at its limit of {limit // 2**20} MiB", 128 + 9
+            )
+        case TimedOut(seconds):
+            return Verdict("FAILED", Reason.TIMED_OUT, f"timed out after {seconds:g} s", TIMEOUT_EXIT)
+        case Lost(why):
+            return Verdict("FAILED", Reason.CONNECTION_LOST, f"lost: {why}", PLATFORM_EXIT)
+        case _:
+            assert_never(outcome)
