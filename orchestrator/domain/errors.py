@@ -1,25 +1,25 @@
 """What can go wrong, drawn as a tree. A job's exit is never here: it is a value, see `outcome`.
 
-    MayflyError                      anything that we raise on purpose
-     ├─ UserError                    somebody can put it right: names the field and the remedy
-     │   ├─ InvalidTask              the submission is wrong
-     │   ├─ InvalidPool              an inventory entry is wrong
-     │   ├─ NotFound                 no such task, pool, image or version
-     │   └─ NotPossible              right in itself, but not now or not here (home in use, results folder not empty)
-     └─ PlatformError                the platform failed; carries a Reason, so that a task can be judged by it
-         ├─ CloudError               OpenNebula refused, failed or did not answer
-         │   ├─ CloudUnreachable     no answer at all
-         │   ├─ CloudDenied          authentication or authorization (quota and restricted attributes included)
-         │   ├─ CloudMissing         no such object
-         │   ├─ CloudWrongState      not in this state, which is often "not yet"
-         │   └─ ProvisionFailed      the VM will not come up
-         ├─ GuestError               the machine over SSH
-         │   ├─ Unreachable          no SSH before the deadline; keeps the console log
-         │   ├─ WrongHostKey         somebody answered with a key that we did not make
-         │   ├─ ConnectionLost       the connection dropped and did not come back
-         │   ├─ SealBroken           the machine could reach something
-         │   └─ StagingFailed        inputs did not go in, or outputs did not come out, whole
-         └─ RunnerLost               the runner's lease expired
+MayflyError                      anything that we raise on purpose
+ ├─ UserError                    somebody can put it right: names the field and the remedy
+ │   ├─ InvalidTask              the submission is wrong
+ │   ├─ InvalidPool              an inventory entry is wrong
+ │   ├─ NotFound                 no such task, pool, image or version
+ │   └─ NotPossible              right in itself, but not now or not here (home in use, results folder not empty)
+ └─ PlatformError                the platform failed; carries a Reason, so that a task can be judged by it
+     ├─ CloudError               OpenNebula refused, failed or did not answer
+     │   ├─ CloudUnreachable     no answer at all
+     │   ├─ CloudDenied          authentication or authorization (quota and restricted attributes included)
+     │   ├─ CloudMissing         no such object
+     │   ├─ CloudWrongState      not in this state, which is often "not yet"
+     │   └─ ProvisionFailed      the VM will not come up
+     ├─ GuestError               the machine over SSH
+     │   ├─ Unreachable          no SSH before the deadline; keeps the console log
+     │   ├─ WrongHostKey         somebody answered with a key that we did not make
+     │   ├─ ConnectionLost       the connection dropped and did not come back
+     │   ├─ SealBroken           the machine could reach something
+     │   └─ StagingFailed        inputs did not go in, or outputs did not come out, whole
+     └─ RunnerLost               the runner's lease expired
 """
 
 from __future__ import annotations

@@ -1,0 +1,1 @@
+"""The only file that knows everyone: it builds the parts and wires them."""

@@ -1,0 +1,61 @@
+"""Where things are: the environment, read once. Nothing here touches the disk."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+_PACKAGE = Path(__file__).resolve().parent
+
+
+def data_root() -> Path:
+    """The folder that holds `images/`, `inventories/`, `playbooks/`, `templates/`: the checkout, or the wheel's copy."""
+    checkout = _PACKAGE.parent
+    return checkout if (checkout / "playbooks").is_dir() and (checkout / "images").is_dir() else _PACKAGE / "_data"
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What the environment says.
+
+    home: `MAYFLY_HOME`, everything that Mayfly keeps on this machine (default `~/.local/share/mayfly`).
+    database_url: `MAYFLY_DATABASE_URL`, as SQLAlchemy has it (default: SQLite in the home).
+    one_xmlrpc: `ONE_XMLRPC`, OpenNebula's endpoint; empty means the local cloud of this home.
+    one_auth: `ONE_AUTH`, the path of a file holding `user:password`, as OpenNebula's own clients have it.
+    inventory: `MAYFLY_INVENTORY`, the Ansible inventory with the pools (default `inventories/local`).
+    """
+
+    home: Path
+    database_url: str
+    one_xmlrpc: str
+    one_auth: Path | None
+    inventory: Path
+
+    @classmethod
+    def from_environment(cls, environment: dict[str, str] | None = None) -> Settings:
+        env = dict(os.environ) if environment is None else environment
+        home = Path(env.get("MAYFLY_HOME") or "~/.local/share/mayfly").expanduser().absolute()
+        auth = env.get("ONE_AUTH")
+        return cls(
+            home=home,
+            database_url=env.get("MAYFLY_DATABASE_URL") or f"sqlite+aiosqlite:///{home / 'mayfly.db'}",
+            one_xmlrpc=env.get("ONE_XMLRPC") or "",
+            one_auth=Path(auth).expanduser() if auth else None,
+            inventory=Path(env.get("MAYFLY_INVENTORY") or data_root() / "inventories" / "local").absolute(),
+        )
+
+    @property
+    def cloud_home(self) -> Path:
+        """Where the local cloud of this home keeps its state."""
+        return self.home / "cloud"
+
+    @property
+    def artifacts(self) -> Path:
+        """The blob store."""
+        return self.home / "artifacts"
+
+    @property
+    def uses_local_cloud(self) -> bool:
+        """No OpenNebula was named: the embedded one of this home serves."""
+        return not self.one_xmlrpc
