@@ -10,7 +10,7 @@ _PACKAGE = Path(__file__).resolve().parent
 
 
 def data_root() -> Path:
-    """The folder that holds `images/`, `inventories/`, `playbooks/`, `templates/`: the checkout, or the wheel's copy."""
+    """The folder with `images/`, `inventories/`, `playbooks/`, `templates/`: the checkout, or the wheel's."""
     checkout = _PACKAGE.parent
     return checkout if (checkout / "playbooks").is_dir() and (checkout / "images").is_dir() else _PACKAGE / "_data"
 

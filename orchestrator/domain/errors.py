@@ -61,7 +61,7 @@ class NotPossible(UserError):
 
 
 class PlatformError(MayflyError):
-    """The platform failed. `reason` is what the task's verdict will carry; `evidence` is kept beside it (a console log, say)."""
+    """The platform failed. `reason` goes into the task's verdict; `evidence` (a console log, say) is kept beside it."""
 
     reason: Reason = Reason.INTERNAL
 

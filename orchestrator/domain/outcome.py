@@ -34,7 +34,7 @@ class Reason(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """What the process used, from cgroup accounting: seconds of CPU, bytes of memory at the peak. None is "not known"."""
+    """What the process used, from cgroup accounting: seconds of CPU, peak bytes of memory. None: not known."""
 
     cpu_seconds: float | None = None
     memory_peak_bytes: int | None = None
@@ -108,7 +108,7 @@ _MEANING = {
 
 
 def judge(outcome: Outcome, *, missing_outputs: tuple[str, ...] = ()) -> Verdict:
-    """What an outcome means for the task. `missing_outputs`: what to say of each output pattern that matched nothing."""
+    """What an outcome means for the task. `missing_outputs`: a line for each pattern that matched nothing."""
     match outcome:
         case Exited(0) if missing_outputs:
             return Verdict("FAILED", Reason.OUTPUT_MISSING, "; ".join(missing_outputs), PLATFORM_EXIT)
