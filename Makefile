@@ -1,0 +1,60 @@
+# make demo   the main job on this machine: real VM, sealed, traced, destroyed
+# make test   every test, real machines included
+# make check  lint, types, import contracts, generated diagrams
+# make bench  measurements, each beside its floor
+# Each installs what it needs (Debian packages with apt, as root or through sudo; a virtual environment in .venv).
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+.PHONY: help demo test check bench packages venv image
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PACKAGES := e2fsprogs mmdebstrap openssh-client python3-venv qemu-system-x86 qemu-utils strace busybox-static
+
+help:
+	@sed -n 's/^# //p' Makefile
+
+packages:
+	@missing=(); \
+	for package in $(PACKAGES); do \
+	  dpkg-query -W -f='$${Status}' "$$package" 2>/dev/null | grep -q 'ok installed' || missing+=("$$package"); \
+	done; \
+	if (($${#missing[@]})); then \
+	  command -v apt-get >/dev/null || { echo "not a Debian or Ubuntu system: install the equivalents of $${missing[*]}" >&2; exit 1; }; \
+	  sudo=; if (($$(id -u))); then sudo=sudo; fi; \
+	  echo "installing $${missing[*]}"; \
+	  $$sudo apt-get update -qq; \
+	  $$sudo env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$${missing[@]}" >/dev/null; \
+	fi
+
+venv: $(VENV)/.installed
+
+$(VENV)/.installed: pyproject.toml | packages
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "Mayfly needs Python 3.11 or newer; say which with make PYTHON=/path/to/python3" >&2; exit 1; }
+	@echo "installing Python packages into $(VENV)"
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@touch $@
+
+demo: packages venv
+	@$(BIN)/python examples/demo.py
+
+image: packages venv
+	@$(BIN)/mayfly image build debian-12 --if-missing
+
+test: packages venv
+	@$(BIN)/pytest
+
+check: packages venv
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+	@$(BIN)/python -m orchestrator.domain.diagram --check docs/reference/states.md
+
+bench: packages venv
+	@$(BIN)/python -m bench
