@@ -1,7 +1,7 @@
-"""How much heavier are male penguins, and does a flipper tell the mass? Writes dimorphism.csv, regression.csv, mass.svg.
+"""How much heavier are male penguins, and does a flipper tell the mass?
 
-Usage: analyse.py PENGUINS.CSV, in the directory where the results go. Standard library only; the bootstrap is seeded,
-so that two runs on the same data give the same bytes.
+Usage: analyse.py PENGUINS.CSV. Writes dimorphism.csv, regression.csv and mass.svg where it is run. Needs the standard
+library only; the bootstrap is seeded, two runs on the same data give the same bytes.
 """
 
 import csv
