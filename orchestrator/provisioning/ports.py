@@ -64,17 +64,17 @@ class ImageCloud(Protocol):
     """The verbs of OpenNebula that image versions need.
 
     Each returns when the thing is done, not when the cloud accepted it, and raises `domain.errors.CloudError` (or one
-    of its kinds) when the cloud refuses, fails, or is not done within `timeout` seconds. The three that remove are
+    of its kinds) when the cloud refuses, fails, or is not done within `within` seconds. The three that remove are
     idempotent: "already gone" is success. The three that list leave out what the account may not see.
     """
 
     async def register_image(
-        self, name: str, path: Path, kind: ImageKind, tags: Mapping[str, str], *, timeout: float
+        self, name: str, path: Path, kind: ImageKind, tags: Mapping[str, str], *, within: float
     ) -> int:
         """Copy the file at `path` (qcow2 for OS; as it is for KERNEL and RAMDISK) into a datastore of the right kind;
         return the image's id once it is READY. `path` is read by the cloud's front-end."""
 
-    async def delete_image(self, image_id: int, *, timeout: float) -> None:
+    async def delete_image(self, image_id: int, *, within: float) -> None:
         """Delete the image; return when it is gone."""
 
     async def list_images(self) -> list[CloudObject]:
@@ -98,17 +98,17 @@ class ImageCloud(Protocol):
     async def instantiate(self, machine: BuildMachine) -> int:
         """Make a VM and see that it is placed; return its id at once."""
 
-    async def wait_running(self, vm_id: int, *, timeout: float) -> str:
+    async def wait_running(self, vm_id: int, *, within: float) -> str:
         """Return the address of the VM's first NIC once it is RUNNING, which is long before SSH answers."""
 
-    async def power_off(self, vm_id: int, *, timeout: float) -> None:
+    async def power_off(self, vm_id: int, *, within: float) -> None:
         """Press its power button (`poweroff`, not `-hard`); return once it is POWEROFF, as `save_disk` needs it."""
 
-    async def save_disk(self, vm_id: int, disk_id: int, name: str, *, timeout: float) -> int:
+    async def save_disk(self, vm_id: int, disk_id: int, name: str, *, within: float) -> int:
         """`one.vm.disksaveas` of a VM in POWEROFF; return the new image's id once that image is READY and the VM is
         back in POWEROFF."""
 
-    async def destroy(self, vm_id: int, *, timeout: float) -> None:
+    async def destroy(self, vm_id: int, *, within: float) -> None:
         """`terminate-hard`, again while it is refused because the VM still starts; return once the VM is DONE."""
 
     async def list_machines(self) -> list[CloudObject]:
@@ -137,9 +137,9 @@ class SshIdentity:
 class Probe(Protocol):
     """Connect over SSH with strict host key checking, wait until the machine is ready for a task, and try it: return
     facts to show (`{"kernel": …, "python": …}`). Raises `domain.errors.GuestError` (Unreachable when nothing answers
-    within `timeout` seconds), saying which requirement failed."""
+    within `within` seconds), saying which requirement failed."""
 
-    async def __call__(self, identity: SshIdentity, *, timeout: float) -> Mapping[str, str]: ...
+    async def __call__(self, identity: SshIdentity, *, within: float) -> Mapping[str, str]: ...
 
 
 class Progress(Protocol):
