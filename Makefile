@@ -7,7 +7,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench packages venv image
+.PHONY: help demo test check contracts bench packages venv image
 
 PYTHON ?= python3
 VENV := .venv
@@ -49,12 +49,14 @@ image: packages venv
 test: packages venv
 	@$(BIN)/pytest
 
-check: packages venv
+check: packages venv contracts
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
-	@$(BIN)/lint-imports
 	@$(BIN)/python -m orchestrator.domain.diagram --check docs/reference/states.md
+
+contracts: packages venv
+	@$(BIN)/lint-imports
 
 bench: packages venv
 	@$(BIN)/python -m bench
