@@ -19,6 +19,7 @@ MayflyError                      anything that we raise on purpose
      │   ├─ ConnectionLost       the connection dropped and did not come back
      │   ├─ SealBroken           the machine could reach something
      │   └─ StagingFailed        inputs did not go in, or outputs did not come out, whole
+     ├─ HostDiskFull             no space left on this machine
      └─ RunnerLost               the runner's lease expired
 """
 
@@ -132,6 +133,12 @@ class StagingFailed(GuestError):
     """Inputs did not go in whole, or outputs did not come out whole."""
 
     reason = Reason.STAGING_FAILED
+
+
+class HostDiskFull(PlatformError):
+    """No space is left on this machine's disk."""
+
+    reason = Reason.HOST_DISK_FULL
 
 
 class RunnerLost(PlatformError):

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import assert_never
 
+from orchestrator.domain.task import TaskState
+
 
 class Reason(StrEnum):
     """Why a task is where it is: to tell people with. Logic never branches on its text."""
@@ -83,10 +85,11 @@ class Verdict:
     """What we say of a task when an attempt is over.
 
     `exit_code` is what `mayfly run` exits with: the job's own, 128 + n for signal n as a shell has it, 124 for a
-    time-out as coreutils' `timeout` has it, 137 for out of memory (a SIGKILL), 125 when the platform failed.
+    time-out as coreutils' `timeout` has it, 137 for out of memory (a SIGKILL), 130 when it was canceled (as after Ctrl-C),
+    125 when it is Mayfly that says no: the platform failed, or an output that was asked for is not there.
     """
 
-    state: str
+    state: TaskState
     reason: Reason | None
     message: str
     exit_code: int
@@ -94,6 +97,7 @@ class Verdict:
 
 PLATFORM_EXIT = 125
 TIMEOUT_EXIT = 124
+CANCELED_EXIT = 130
 
 _SIGNALS = {
     "HUP": 1, "INT": 2, "QUIT": 3, "ILL": 4, "TRAP": 5, "ABRT": 6, "BUS": 7, "FPE": 8, "KILL": 9, "USR1": 10,
@@ -111,21 +115,32 @@ def judge(outcome: Outcome, *, missing_outputs: tuple[str, ...] = ()) -> Verdict
     """What an outcome means for the task. `missing_outputs`: a line for each pattern that matched nothing."""
     match outcome:
         case Exited(0) if missing_outputs:
-            return Verdict("FAILED", Reason.OUTPUT_MISSING, "; ".join(missing_outputs), PLATFORM_EXIT)
+            return Verdict(TaskState.FAILED, Reason.OUTPUT_MISSING, "; ".join(missing_outputs), PLATFORM_EXIT)
         case Exited(0):
-            return Verdict("FINISHED", None, "exited with 0", 0)
+            return Verdict(TaskState.FINISHED, None, "exited with 0", 0)
         case Exited(code):
             meaning = f": {_MEANING[code]}" if code in _MEANING else ""
-            return Verdict("FAILED", Reason.EXIT_NONZERO, f"exited with {code}{meaning}", code)
+            return Verdict(TaskState.FAILED, Reason.EXIT_NONZERO, f"exited with {code}{meaning}", code)
         case Signaled(name):
-            return Verdict("FAILED", Reason.SIGNALED, f"ended by SIG{name}", 128 + _SIGNALS.get(name, 0))
+            return Verdict(TaskState.FAILED, Reason.SIGNALED, f"ended by SIG{name}", 128 + _SIGNALS.get(name, 0))
         case OutOfMemory(limit):
             return Verdict(
                 "FAILED", Reason.OUT_OF_MEMORY, f"out of memory: killed at its limit of {limit // 2**20} MiB", 128 + 9
             )
         case TimedOut(seconds):
-            return Verdict("FAILED", Reason.TIMED_OUT, f"timed out after {seconds:g} s", TIMEOUT_EXIT)
+            return Verdict(TaskState.FAILED, Reason.TIMED_OUT, f"timed out after {seconds:g} s", TIMEOUT_EXIT)
         case Lost(why):
-            return Verdict("FAILED", Reason.CONNECTION_LOST, f"lost: {why}", PLATFORM_EXIT)
+            return Verdict(TaskState.FAILED, Reason.CONNECTION_LOST, f"lost: {why}", PLATFORM_EXIT)
         case _:
             assert_never(outcome)
+
+
+def failed(reason: Reason | None, message: str) -> Verdict:
+    """The platform failed, and how; None when nobody foresaw it."""
+    return Verdict(TaskState.FAILED, reason or Reason.INTERNAL, message, PLATFORM_EXIT)
+
+
+def stopped(outcome: Outcome | None) -> Verdict:
+    """The task was canceled; `outcome` says how its process ended, None if it never began."""
+    how = "" if outcome is None else f", and its process {judge(outcome).message}"
+    return Verdict(TaskState.CANCELED, Reason.CANCELED, f"canceled{how}", CANCELED_EXIT)
