@@ -125,7 +125,10 @@ def judge(outcome: Outcome, *, missing_outputs: tuple[str, ...] = ()) -> Verdict
             return Verdict(TaskState.FAILED, Reason.SIGNALED, f"ended by SIG{name}", 128 + _SIGNALS.get(name, 0))
         case OutOfMemory(limit):
             return Verdict(
-                "FAILED", Reason.OUT_OF_MEMORY, f"out of memory: killed at its limit of {limit // 2**20} MiB", 128 + 9
+                TaskState.FAILED,
+                Reason.OUT_OF_MEMORY,
+                f"out of memory: killed at its limit of {limit // 2**20} MiB",
+                128 + 9,
             )
         case TimedOut(seconds):
             return Verdict(TaskState.FAILED, Reason.TIMED_OUT, f"timed out after {seconds:g} s", TIMEOUT_EXIT)
