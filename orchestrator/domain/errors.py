@@ -12,7 +12,8 @@ MayflyError                      anything that we raise on purpose
      │   ├─ CloudDenied          authentication or authorization (quota and restricted attributes included)
      │   ├─ CloudMissing         no such object
      │   ├─ CloudWrongState      not in this state, which is often "not yet"
-     │   └─ ProvisionFailed      the VM will not come up
+     │   ├─ ProvisionFailed      the VM will not come up
+ │   └─ NotDestroyed         the VM is still there; it must not be forgotten
      ├─ GuestError               the machine over SSH
      │   ├─ Unreachable          no SSH before the deadline; keeps the console log
      │   ├─ WrongHostKey         somebody answered with a key that we did not make
@@ -99,6 +100,19 @@ class CloudWrongState(CloudError):
 
 class ProvisionFailed(CloudError):
     """The VM will not come up."""
+
+
+class NotDestroyed(CloudError):
+    """The VM is still there after `within` seconds: never forget it. `state`: the last that was seen."""
+
+    def __init__(self, vm_id: int, state: str, within: float, refused: str = "") -> None:
+        self.vm_id = vm_id
+        self.state = state
+        last = f"; OpenNebula's last word: {refused}" if refused else ""
+        super().__init__(
+            f"VM {vm_id} is not DONE after {within:g} s, it is {state}{last} "
+            f"(if it stays so, only an administrator can end it: onevm recover --delete {vm_id})"
+        )
 
 
 class GuestError(PlatformError):

@@ -1,0 +1,102 @@
+"""Attempts: one try of a task in one VM. A runner writes to its own, and only until it is over."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import ColumnElement, and_, insert, select, update
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from orchestrator.domain.outcome import Outcome, Usage
+from orchestrator.domain.task import Stage
+from orchestrator.store.encoding import outcome_to_json, timings_from_json, timings_to_json
+from orchestrator.store.engine import Database
+from orchestrator.store.schema import ATTEMPTS
+from orchestrator.store.views import AttemptRow, Lease, Row, attempt_view
+
+
+def _open_by(lease: Lease) -> ColumnElement[bool]:
+    """The guard: this runner's attempt, not over. It is ended in the transaction that ends or requeues the task."""
+    return and_(
+        ATTEMPTS.c.task_id == lease.task_id,
+        ATTEMPTS.c.number == lease.attempt,
+        ATTEMPTS.c.runner_id == lease.runner_id,
+        ATTEMPTS.c.finished_at.is_(None),
+    )
+
+
+async def begin_attempt(connection: AsyncConnection, lease: Lease, *, now: datetime) -> None:
+    row = {"task_id": lease.task_id, "number": lease.attempt, "runner_id": lease.runner_id, "started_at": now}
+    await connection.execute(insert(ATTEMPTS).values(**row, timings={}, artifacts={}, environment={}))
+
+
+async def note_stage(connection: AsyncConnection, lease: Lease, stage: Stage, *, now: datetime) -> None:
+    """End the stage that runs and begin `stage`. The caller's write to the task's row has locked out other writers."""
+    timings = await _ended(connection, lease, now=now) | {stage: (now, None)}
+    written = update(ATTEMPTS).where(_open_by(lease)).values(stage=stage, timings=timings_to_json(timings))
+    await connection.execute(written)
+
+
+async def end_attempt(connection: AsyncConnection, lease: Lease, *, now: datetime) -> None:
+    timings = await _ended(connection, lease, now=now)
+    written = update(ATTEMPTS).where(_open_by(lease)).values(finished_at=now, timings=timings_to_json(timings))
+    await connection.execute(written)
+
+
+async def _ended(connection: AsyncConnection, lease: Lease, *, now: datetime) -> dict[Stage, tuple[datetime, Any]]:
+    found = await connection.execute(select(ATTEMPTS.c.timings).where(_open_by(lease)))
+    timings = timings_from_json(found.scalar_one())
+    return {stage: (start, end or now) for stage, (start, end) in timings.items()}
+
+
+class Attempts:
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def get(self, task_id: str, number: int) -> AttemptRow | None:
+        for attempt in await self.of_task(task_id):
+            if attempt.number == number:
+                return attempt
+        return None
+
+    async def of_task(self, task_id: str) -> tuple[AttemptRow, ...]:
+        """All attempts of a task, first one first."""
+        query = select(ATTEMPTS).where(ATTEMPTS.c.task_id == task_id).order_by(ATTEMPTS.c.number)
+        async with self._database.reading() as connection:
+            return tuple(attempt_view(row) for row in (await connection.execute(query)).mappings())
+
+    async def record_outcome(self, lease: Lease, outcome: Outcome, usage: Usage | None = None) -> bool:
+        """How the process ended, and what it used. False: stale."""
+        used = usage or Usage()
+        return await self._write(
+            lease,
+            outcome=outcome_to_json(outcome),
+            cpu_seconds=used.cpu_seconds,
+            memory_peak_bytes=used.memory_peak_bytes,
+        )
+
+    async def record_artifacts(self, lease: Lease, artifacts: Mapping[str, str]) -> bool:
+        """Add references (name → reference in the artifact store) to those recorded. False: stale."""
+        return await self._merge(lease, "artifacts", artifacts)
+
+    async def record_environment(self, lease: Lease, facts: Mapping[str, Any]) -> bool:
+        """Add facts of the machine to those recorded; their values must be JSON. False: stale."""
+        return await self._merge(lease, "environment", facts)
+
+    async def _write(self, lease: Lease, **values: object) -> bool:
+        async with self._database.writing() as connection:
+            result = await connection.execute(update(ATTEMPTS).where(_open_by(lease)).values(**values))
+            return result.rowcount == 1
+
+    async def _merge(self, lease: Lease, column: str, more: Mapping[str, Any]) -> bool:
+        async with self._database.writing() as connection:
+            # Only this attempt's own runner comes here, so nobody writes between the two statements.
+            found = await connection.execute(select(ATTEMPTS.c[column]).where(_open_by(lease)).with_for_update())
+            row: Row | None = found.mappings().first()
+            if row is None:
+                return False
+            merged = {**row[column], **more}
+            result = await connection.execute(update(ATTEMPTS).where(_open_by(lease)).values({column: merged}))
+            return result.rowcount == 1

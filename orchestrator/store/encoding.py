@@ -1,0 +1,95 @@
+"""Nouns of the domain to JSON and back. Names of files may hold bytes that are not UTF-8 (PEP 383's surrogates);
+JSON's ASCII escapes keep them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any, assert_never
+
+from orchestrator.domain.outcome import Exited, Lost, Outcome, OutOfMemory, Signaled, TimedOut
+from orchestrator.domain.task import Entrypoint, InputSpec, Limits, Stage, TaskSpec, TraceProfile
+
+Json = dict[str, Any]
+
+
+def spec_to_json(spec: TaskSpec) -> Json:
+    return {
+        "pool": spec.pool,
+        "command": list(spec.command),
+        "entrypoint": spec.entrypoint.value,
+        "inputs": [{"source": i.source, "dest": i.dest, "blob": i.blob} for i in spec.inputs],
+        "outputs": list(spec.outputs),
+        "environment": dict(spec.environment),
+        "limits": {
+            "timeout_seconds": spec.limits.timeout_seconds,
+            "memory_bytes": spec.limits.memory_bytes,
+            "processes": spec.limits.processes,
+        },
+        "trace": spec.trace.value,
+        "name": spec.name,
+    }
+
+
+def spec_from_json(data: Mapping[str, Any]) -> TaskSpec:
+    return TaskSpec(
+        pool=data["pool"],
+        command=tuple(data["command"]),
+        entrypoint=Entrypoint(data["entrypoint"]),
+        inputs=tuple(InputSpec(i["source"], i["dest"], i["blob"]) for i in data["inputs"]),
+        outputs=tuple(data["outputs"]),
+        environment=dict(data["environment"]),
+        limits=Limits(**data["limits"]),
+        trace=TraceProfile(data["trace"]),
+        name=data["name"],
+    )
+
+
+def outcome_to_json(outcome: Outcome) -> Json:
+    match outcome:
+        case Exited(code):
+            return {"kind": "exited", "code": code}
+        case Signaled(name):
+            return {"kind": "signaled", "name": name}
+        case OutOfMemory(limit_bytes):
+            return {"kind": "out_of_memory", "limit_bytes": limit_bytes}
+        case TimedOut(seconds):
+            return {"kind": "timed_out", "seconds": seconds}
+        case Lost(why):
+            return {"kind": "lost", "why": why}
+        case _:
+            assert_never(outcome)
+
+
+def outcome_from_json(data: Mapping[str, Any]) -> Outcome:
+    match data:
+        case {"kind": "exited", "code": int(code)}:
+            return Exited(code)
+        case {"kind": "signaled", "name": str(name)}:
+            return Signaled(name)
+        case {"kind": "out_of_memory", "limit_bytes": int(limit_bytes)}:
+            return OutOfMemory(limit_bytes)
+        case {"kind": "timed_out", "seconds": seconds}:
+            return TimedOut(float(seconds))
+        case {"kind": "lost", "why": str(why)}:
+            return Lost(why)
+        case _:
+            raise ValueError(f"not an outcome: {data!r}")
+
+
+Timings = dict[Stage, tuple[datetime, datetime | None]]
+"""When each stage began and, once it has, ended."""
+
+
+def timings_to_json(timings: Timings) -> Json:
+    return {
+        stage.value: [start.isoformat(), None if end is None else end.isoformat()]
+        for stage, (start, end) in timings.items()
+    }
+
+
+def timings_from_json(data: Mapping[str, Any]) -> Timings:
+    return {
+        Stage(stage): (datetime.fromisoformat(start), None if end is None else datetime.fromisoformat(end))
+        for stage, (start, end) in data.items()
+    }

@@ -1,0 +1,63 @@
+"""Runners: who is there to claim tasks. A runner that stops beating is seen by nobody but this table."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from datetime import datetime, timedelta
+
+from sqlalchemy import insert, select, update
+
+from orchestrator.store.engine import Database
+from orchestrator.store.events import EventKind, write_event
+from orchestrator.store.ids import new_id
+from orchestrator.store.schema import RUNNERS
+from orchestrator.store.views import RunnerRow, runner_view
+
+
+class Runners:
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def register(self, *, host: str, pid: int, pools: Collection[str], now: datetime) -> RunnerRow:
+        """A runner begins: a new one each time, so that a restarted process never passes for its former self."""
+        row = {
+            "id": new_id(now),
+            "host": host,
+            "pid": pid,
+            "pools": list(pools),
+            "started_at": now,
+            "heartbeat_at": now,
+        }
+        async with self._database.writing() as connection:
+            made = (await connection.execute(insert(RUNNERS).values(row).returning(RUNNERS))).mappings().one()
+            data = {"host": host, "pid": pid, "pools": list(pools)}
+            await write_event(connection, EventKind.RUNNER_JOINED, now=now, runner_id=made["id"], data=data)
+            return runner_view(made)
+
+    async def heartbeat(self, runner_id: str, *, now: datetime) -> bool:
+        """Still there. False: no such runner, or it has left."""
+        async with self._database.writing() as connection:
+            guarded = update(RUNNERS).where(RUNNERS.c.id == runner_id, RUNNERS.c.left_at.is_(None))
+            return (await connection.execute(guarded.values(heartbeat_at=now))).rowcount == 1
+
+    async def leave(self, runner_id: str, *, now: datetime) -> bool:
+        """A runner ends. False: no such runner, or it has left before."""
+        async with self._database.writing() as connection:
+            guarded = update(RUNNERS).where(RUNNERS.c.id == runner_id, RUNNERS.c.left_at.is_(None))
+            if (await connection.execute(guarded.values(left_at=now))).rowcount != 1:
+                return False
+            await write_event(connection, EventKind.RUNNER_LEFT, now=now, runner_id=runner_id)
+            return True
+
+    async def get(self, runner_id: str) -> RunnerRow | None:
+        async with self._database.reading() as connection:
+            row = (await connection.execute(select(RUNNERS).where(RUNNERS.c.id == runner_id))).mappings().first()
+            return None if row is None else runner_view(row)
+
+    async def alive(self, *, now: datetime, within_seconds: float = 30.0) -> tuple[RunnerRow, ...]:
+        """Those that have not left and whose last heartbeat is at most `within_seconds` old, oldest first."""
+        since = now - timedelta(seconds=within_seconds)
+        query = select(RUNNERS).where(RUNNERS.c.left_at.is_(None), RUNNERS.c.heartbeat_at >= since)
+        async with self._database.reading() as connection:
+            rows = (await connection.execute(query.order_by(RUNNERS.c.id))).mappings()
+            return tuple(runner_view(row) for row in rows)

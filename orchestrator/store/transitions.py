@@ -1,0 +1,87 @@
+"""Changes of state as named values. The store applies each with one guarded write, or says that it came too late."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+
+from orchestrator.domain.outcome import Reason, Verdict
+from orchestrator.domain.task import Stage, TaskState
+from orchestrator.domain.vm import VmState
+from orchestrator.store.views import Lease
+
+
+@dataclass(frozen=True, slots=True)
+class StageEntered:
+    """The attempt is at `stage` now. Forward only."""
+
+    lease: Lease
+    stage: Stage
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """The task is over: `state` is FINISHED, FAILED or CANCELED. `exit_code`: what `mayfly run` exits with."""
+
+    lease: Lease
+    state: TaskState
+    reason: Reason | None = None
+    message: str = ""
+    exit_code: int | None = None
+
+    def __post_init__(self) -> None:
+        if not self.state.over:
+            raise ValueError(f"{self.state} is not an end")
+
+    @classmethod
+    def by(cls, lease: Lease, verdict: Verdict) -> Finished:
+        """As `outcome.judge` judged."""
+        return cls(lease, TaskState(verdict.state), verdict.reason, verdict.message, verdict.exit_code)
+
+
+@dataclass(frozen=True, slots=True)
+class Requeued:
+    """This attempt did not do it; another may. If a cancel was asked for meanwhile, the task is CANCELED instead."""
+
+    lease: Lease
+    reason: Reason
+    message: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class VmRequest:
+    """A VM that is about to be asked for. `lease`: the attempt that it is for, if it is for one.
+    `deadline_at`: until when OpenNebula may take to make it known."""
+
+    pool: str
+    image_version: str
+    runner_id: str
+    deadline_at: datetime
+    lease: Lease | None = None
+    host_key: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class VmMoved:
+    """A VM goes to `state`, from any state from which that is legal.
+
+    runner_id: the runner that writes, which must be the VM's own; None when upkeep writes on behalf of a lost one.
+    deadline_at: until when the VM may stay so; needed in every state but DESTROYED.
+    close_proof: how we know that it is gone; needed for DESTROYED.
+    because: for the event log.
+    """
+
+    vm_id: str
+    state: VmState
+    runner_id: str | None
+    deadline_at: datetime | None = None
+    address: str | None = None
+    close_proof: str | None = None
+    because: str = ""
+
+    def __post_init__(self) -> None:
+        if self.state is VmState.DESTROYED:
+            if not self.close_proof:
+                raise ValueError("a VM is closed only on proof")
+        elif self.deadline_at is None:
+            raise ValueError(f"{self.state} needs a deadline")
