@@ -1,0 +1,19 @@
+"""The cloud: a few verbs over pyone, with real timeouts; VM templates rendered from `templates/`."""
+
+from orchestrator.opennebula.auth import read_session
+from orchestrator.opennebula.cloud import Cloud
+from orchestrator.opennebula.objects import CloudVm, Host, ImageVersion, Network, VmRequest
+from orchestrator.opennebula.states import LcmState, Phase, State
+
+__all__ = [
+    "Cloud",
+    "CloudVm",
+    "Host",
+    "ImageVersion",
+    "LcmState",
+    "Network",
+    "Phase",
+    "State",
+    "VmRequest",
+    "read_session",
+]

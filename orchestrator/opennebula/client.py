@@ -1,0 +1,94 @@
+"""pyone in threads: how one call of OpenNebula's API is made, bounded and repeated."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+import time
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pyone
+
+from orchestrator.domain.errors import CloudError, CloudUnreachable
+from orchestrator.opennebula.transport import BoundedTransport, NeverSent
+
+log = logging.getLogger(__name__)
+
+_OUTSIDE_XML = re.compile("[^\t\n\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+"""What XML 1.0 cannot carry ("Char"), and the carriage return, which it turns into a newline."""
+
+_NAME_LOOKUP_SECONDS = 5.0
+"""How much longer than its time limit a call may take: looking up a host's name cannot be interrupted."""
+
+
+class Client:
+    """Calls by name ("vm.info"), answers as pyone's objects.
+
+    timeout: seconds for one call, connecting included. patience: for how many seconds a call that may be repeated is
+    repeated while nothing answers. connections: how many at once; OpenNebula takes 15 from all its clients together
+    (MAX_CONN), and makes the next one wait a second.
+    """
+
+    def __init__(
+        self, endpoint: str, session: str, *, timeout: float = 30.0, patience: float = 10.0, connections: int = 12
+    ) -> None:
+        self.endpoint = endpoint
+        self._timeout = timeout
+        self._patience = patience
+        self._slots = asyncio.Semaphore(connections)
+        self._threads = ThreadPoolExecutor(connections, thread_name_prefix="opennebula")
+        transport = BoundedTransport(endpoint, timeout)
+        self._server = pyone.OneServer(endpoint, session, protocol="xmlrpc")
+        self._server._ServerProxy__transport = transport  # pyone makes its own, and takes none
+
+    def close(self) -> None:
+        """Start no further call. Those under way end by themselves, at their time limit at the latest."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+    async def once(self, method: str, *arguments: Any) -> Any:
+        """Call `one.<method>`, and never twice.
+
+        Raises CloudUnreachable when there is no whole reply within the time limit (NeverSent: OpenNebula knows nothing
+        of the call), CloudDenied, CloudMissing, CloudWrongState or CloudError, with OpenNebula's code, when it refuses.
+        """
+        for argument in arguments:
+            if isinstance(argument, str) and (bad := _OUTSIDE_XML.search(argument)):
+                raise CloudError(f"one.{method}: the character {bad.group()!r} cannot be sent to OpenNebula")
+        async with self._slots:
+            call = asyncio.get_running_loop().run_in_executor(self._threads, self._call, method, arguments)
+            try:
+                async with asyncio.timeout(self._timeout + _NAME_LOOKUP_SECONDS):
+                    return await call
+            except TimeoutError as error:
+                raise CloudUnreachable(f"{self.endpoint} did not answer one.{method}") from error
+
+    async def order(self, method: str, *arguments: Any) -> Any:
+        """Call `one.<method>`, which changes something: again only as long as it never left this machine."""
+        return await self._repeated(NeverSent, method, arguments)
+
+    async def ask(self, method: str, *arguments: Any) -> Any:
+        """Call `one.<method>`, which may be called twice without harm: again whenever the reply is lost."""
+        return await self._repeated(CloudUnreachable, method, arguments)
+
+    async def _repeated(self, lost: type[CloudUnreachable], method: str, arguments: tuple[Any, ...]) -> Any:
+        give_up = time.monotonic() + self._patience
+        pause = 0.1
+        while True:
+            try:
+                return await self.once(method, *arguments)
+            except lost as error:
+                if time.monotonic() + pause > give_up:
+                    raise
+                log.warning("one.%s: %s; asking again", method, error)
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, 1.0)
+
+    def _call(self, method: str, arguments: tuple[Any, ...]) -> Any:
+        try:
+            return getattr(self._server, method)(*arguments)
+        except CloudError:
+            raise
+        except Exception as error:  # pyone's bindings raise what their XML parsers raise
+            raise CloudError(f"one.{method} answered with what pyone cannot read: {error}") from error
