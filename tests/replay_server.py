@@ -1,4 +1,4 @@
-"""OpenNebula's side of the wire, out of a recording: recorded requests get the recorded replies, byte for byte as XML-RPC.
+"""OpenNebula's side of the wire, out of a recording: recorded requests get the recorded replies, as XML-RPC.
 
 Beyond the recording it can be told what to answer, and how to fail: see `Misbehaviour`.
 """

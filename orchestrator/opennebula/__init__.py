@@ -2,6 +2,7 @@
 
 from orchestrator.opennebula.auth import read_session
 from orchestrator.opennebula.cloud import Cloud
+from orchestrator.opennebula.images import Images
 from orchestrator.opennebula.objects import CloudVm, Host, ImageVersion, Network, VmRequest
 from orchestrator.opennebula.states import LcmState, Phase, State
 
@@ -10,6 +11,7 @@ __all__ = [
     "CloudVm",
     "Host",
     "ImageVersion",
+    "Images",
     "LcmState",
     "Network",
     "Phase",

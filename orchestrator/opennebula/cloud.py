@@ -61,7 +61,7 @@ class Cloud:
         self.client = Client(endpoint, session, timeout=timeout, patience=patience, connections=connections)
         self.renderer = Renderer()
         self.poll_seconds = poll_seconds
-        self._patience = patience
+        self.patience = patience
         self._instantiating = asyncio.Lock()
         self._user_id: int | None = None
 
@@ -180,7 +180,7 @@ class Cloud:
 
     async def _look_for(self, tag: str) -> int | None:
         """The VM with this MAYFLY_VM tag, which may yet appear; None when none has within the patience."""
-        give_up = time.monotonic() + self._patience
+        give_up = time.monotonic() + self.patience
         while True:
             found = sorted(vm.id for vm in await self.vms() if vm.tags.get("MAYFLY_VM") == tag)
             if found:

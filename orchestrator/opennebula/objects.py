@@ -173,8 +173,9 @@ class Network:
 
 
 def tags_of(template: Mapping[str, Any]) -> dict[str, str]:
-    """The attributes of ours in a TEMPLATE or USER_TEMPLATE: those with one value."""
-    return {key: value for key, value in template.items() if key.startswith(TAG_PREFIX) and isinstance(value, str)}
+    """The attributes of ours in a TEMPLATE or USER_TEMPLATE: those with one value (pyone: None if empty)."""
+    ours = {key: "" if value is None else value for key, value in template.items() if key.startswith(TAG_PREFIX)}
+    return {key: value for key, value in ours.items() if isinstance(value, str)}
 
 
 def _address(template: Mapping[str, Any]) -> str | None:

@@ -62,7 +62,9 @@ def quote(value: object) -> str:
 
 
 def _finalize(value: object) -> str:
-    return str(value) if isinstance(value, Key) else quote(value)
+    return (
+        str(value) if isinstance(value, Key | jinja2.Undefined) else quote(value)
+    )  # an Undefined raises its own error
 
 
 def _pairs(attributes: Mapping[str, str]) -> list[tuple[Key, str]]:
