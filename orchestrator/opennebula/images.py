@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -99,7 +100,9 @@ class Images(Generic[Listed]):
             image_id = int(await self._client.order("image.allocate", text, datastore, False))
         except CloudUnreachable as error:
             image_id = await self._named("image", name, tags, error)
-        await self._ready(image_id, within)
+        deadline = time.monotonic() + within
+        async with self._kept_if_whole(image_id):
+            await self._until(lambda: self._image_is_ready(image_id), f"image {image_id} is not READY", deadline)
         return image_id
 
     async def delete_image(self, image_id: int, *, within: float) -> None:
@@ -204,8 +207,9 @@ class Images(Generic[Listed]):
             image_id = int(await self._client.order("vm.disksaveas", vm_id, disk_id, name, "", -1))
         except CloudUnreachable as error:
             image_id = await self._named("image", name, {}, error)
-        await self._ready(image_id, within)
-        await self._until(lambda: self._is_off(vm_id), f"VM {vm_id} is not POWEROFF again", deadline)
+        async with self._kept_if_whole(image_id):
+            await self._until(lambda: self._image_is_ready(image_id), f"image {image_id} is not READY", deadline)
+            await self._until(lambda: self._is_off(vm_id), f"VM {vm_id} is not POWEROFF again", deadline)
         return image_id
 
     async def destroy(self, vm_id: int, *, within: float) -> None:
@@ -245,22 +249,17 @@ class Images(Generic[Listed]):
                 raise lost
             await asyncio.sleep(self._cloud.poll_seconds)
 
-    async def _ready(self, image_id: int, within: float) -> None:
-        """Wait until the image is READY; an image that does not become so is deleted."""
-        done = False
+    @asynccontextmanager
+    async def _kept_if_whole(self, image_id: int) -> AsyncIterator[None]:
+        """Delete the image when the block fails or is canceled."""
         try:
-            deadline = time.monotonic() + within
-            await self._until(lambda: self._image_is_ready(image_id), f"image {image_id} is not READY", deadline)
-            done = True
-        finally:
-            if not done:
-                await self._discard(image_id)
-
-    async def _discard(self, image_id: int) -> None:
-        try:
-            await self._client.ask("image.delete", image_id)
-        except CloudError as error:
-            log.warning("image %d is left behind: %s", image_id, error)
+            yield
+        except BaseException:
+            try:
+                await self._client.ask("image.delete", image_id)
+            except CloudError as error:
+                log.warning("image %d is left behind: %s", image_id, error)
+            raise
 
     async def _image_is_ready(self, image_id: int) -> bool:
         image = await self._client.ask("image.info", image_id)
