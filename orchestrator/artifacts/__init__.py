@@ -1,0 +1,21 @@
+"""The blob store: inputs, outputs, logs, traces."""
+
+from orchestrator.artifacts.archive import Artifacts, AttemptLogs, LogName, StagedEntry
+from orchestrator.artifacts.logs import Log, LogState, LogWriter
+from orchestrator.artifacts.outputs import OutputsWriter, OutputWriter
+from orchestrator.artifacts.trees import Entry, EntryKind, Tree
+
+__all__ = [
+    "Artifacts",
+    "AttemptLogs",
+    "Entry",
+    "EntryKind",
+    "Log",
+    "LogName",
+    "LogState",
+    "LogWriter",
+    "OutputWriter",
+    "OutputsWriter",
+    "StagedEntry",
+    "Tree",
+]

@@ -1,0 +1,152 @@
+"""The artifact store as its users see it. Methods block: an async caller runs them in a thread.
+
+root/blobs/ab/ab12…            contents by sha256
+root/attempts/TASK/N/stdout    logs of an attempt: stdout, stderr, trace, console
+root/attempts/TASK/N/outputs.json
+root/tmp                       what is being written
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import BinaryIO
+
+from orchestrator.artifacts.blobs import Blobs
+from orchestrator.artifacts.disk import make_folder, write_whole
+from orchestrator.artifacts.export import check_target, export
+from orchestrator.artifacts.intake import read_tree
+from orchestrator.artifacts.logs import DEFAULT_LIMIT_BYTES, Log, LogWriter
+from orchestrator.artifacts.outputs import MAX_FILES, OutputsWriter, collecting
+from orchestrator.artifacts.trees import Entry, EntryKind, Tree
+from orchestrator.domain.errors import NotFound
+from orchestrator.domain.task import InputSpec
+
+_TASK_ID = re.compile(r"[0-9a-z]{1,64}")
+
+
+class LogName(StrEnum):
+    STDOUT = "stdout"
+    STDERR = "stderr"
+    TRACE = "trace"
+    CONSOLE = "console"
+
+
+@dataclass(frozen=True, slots=True)
+class StagedEntry:
+    """One name of an input, where it goes: `path` is relative to /task/in. `open` gives a file's content."""
+
+    path: str
+    kind: EntryKind
+    mode: int
+    size: int
+    sha256: str
+    target: str
+    blobs: Blobs
+
+    def open(self) -> BinaryIO:
+        return self.blobs.open(self.sha256)
+
+
+class AttemptLogs:
+    """Where one attempt writes. Its runner alone has one; everybody else reads through `Artifacts`."""
+
+    def __init__(self, folder: Path, blobs: Blobs, limit_bytes: int) -> None:
+        self._folder = folder
+        self._blobs = blobs
+        self._limit = limit_bytes
+        self.stdout = self._writer(LogName.STDOUT)
+        self.stderr = self._writer(LogName.STDERR)
+        self.trace = self._writer(LogName.TRACE)
+        self.console = self._writer(LogName.CONSOLE)
+
+    def _writer(self, name: LogName) -> LogWriter:
+        return LogWriter(self._folder / name, scratch=self._blobs.scratch, limit_bytes=self._limit)
+
+    def keep_evidence(self, text: str) -> None:
+        """Put the machine's console log there; a later one replaces it. Raises HostDiskFull."""
+        data = text.encode("utf-8", "backslashreplace")[: self._limit]
+        write_whole(self.console.path, data, scratch=self._blobs.scratch)
+
+    def outputs(
+        self, *, max_files: int = MAX_FILES, max_bytes: int | None = None
+    ) -> AbstractAsyncContextManager[OutputsWriter]:
+        """Take outputs; the manifest is written at the end of the block: see `outputs.collecting`."""
+        return collecting(self._folder / "outputs.json", self._blobs, max_files=max_files, max_bytes=max_bytes)
+
+
+class Artifacts:
+    """`root` is made when something is first written."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.blobs = Blobs(root)
+
+    def read_tree(self, source: Path) -> str:
+        """Keep a file or folder as it is now; the id of its tree. Raises InvalidTask naming the path, HostDiskFull."""
+        make_folder(self.root)
+        return self.blobs.put(read_tree(source, self.blobs, never=self.root).to_json())
+
+    def tree(self, tree_id: str) -> Tree:
+        """Raises PlatformError when it is not there."""
+        with self.blobs.open(tree_id) as file:
+            return Tree.from_json(file.read())
+
+    def entries(self, inputs: Iterable[InputSpec]) -> list[StagedEntry]:
+        """All names of these inputs, in order, as they go under /task/in. Raises PlatformError when one is gone."""
+        return [
+            StagedEntry(_under(each.dest, entry.path), *_facts(entry), self.blobs)
+            for each in inputs
+            for entry in self.tree(each.blob).entries
+        ]
+
+    def contents(self, inputs: Iterable[InputSpec]) -> dict[str, tuple[str, ...]]:
+        """The files of each input by its dest, as `decide.entrypoint.check_contents` wants them."""
+        return {each.dest: tuple(entry.path for entry in self.tree(each.blob).files) for each in inputs}
+
+    def attempt(self, task_id: str, number: int, *, limit_bytes: int = DEFAULT_LIMIT_BYTES) -> AttemptLogs:
+        """Where this attempt writes; `limit_bytes` for each log."""
+        return AttemptLogs(make_folder(self._folder(task_id, number)), self.blobs, limit_bytes)
+
+    def log(self, task_id: str, number: int, name: LogName | str) -> Log:
+        """A log to be read, perhaps while it grows."""
+        return Log(self._folder(task_id, number) / LogName(name))
+
+    def outputs(self, task_id: str, number: int) -> Tree | None:
+        """The manifest of an attempt's outputs; None: it never came so far."""
+        try:
+            return Tree.from_json((self._folder(task_id, number) / "outputs.json").read_bytes())
+        except FileNotFoundError:
+            return None
+
+    def check_target(self, target: Path) -> None:
+        """Raise NotPossible unless `export` could write there now."""
+        check_target(target)
+
+    def export(self, task_id: str, number: int, target: Path) -> Tree:
+        """Copy an attempt's outputs to the folder `target`, new or empty; what was copied.
+
+        Raises NotFound when there are none, NotPossible, HostDiskFull; in each case `target` is as it was.
+        """
+        tree = self.outputs(task_id, number)
+        if tree is None:
+            raise NotFound("results", f"attempt {number} of task {task_id} has no outputs", "see `mayfly logs` for why")
+        export(tree, target, self.blobs)
+        return tree
+
+    def _folder(self, task_id: str, number: int) -> Path:
+        if not _TASK_ID.fullmatch(task_id):
+            raise ValueError(f"not a task's id: {task_id!r}")
+        return self.root / "attempts" / task_id / str(int(number))
+
+
+def _under(dest: str, path: str) -> str:
+    return f"{dest}/{path}" if path else dest
+
+
+def _facts(entry: Entry) -> tuple[EntryKind, int, int, str, str]:
+    return entry.kind, entry.mode, entry.size, entry.sha256, entry.target
