@@ -1,0 +1,103 @@
+"""The variables of a pool, as operators write them, checked. inventories/local explains each."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+from orchestrator.domain.errors import InvalidPool
+from orchestrator.domain.pool import Pool
+from orchestrator.provisioning.quantities import size_in_bytes, time_in_seconds
+
+PREFIX = "mayfly_"
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+
+Size = Annotated[int, BeforeValidator(size_in_bytes)]
+Time = Annotated[float, BeforeValidator(time_in_seconds)]
+Name = Annotated[str, Field(min_length=1, max_length=128)]
+Count = Annotated[int, Field(strict=True, ge=1)]
+
+
+class PoolVariables(BaseModel):
+    """What an inventory may say of a pool: each field is the variable `mayfly_<field>`, but for `ansible_port`.
+
+    Only the image is required; for what is left out, `domain.pool.Pool` has the defaults. Variables without the prefix
+    are anybody's and are ignored; one with it that is not here is an error, so that no misspelling passes in silence.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    image: Name
+    cpus: Count | None = None
+    memory: Size | None = Field(None, serialization_alias="memory_bytes")
+    network: Name | None = None
+    ansible_port: Annotated[int, Field(strict=True, ge=1, le=65535)] | None = Field(
+        None, serialization_alias="ssh_port"
+    )
+    max_vms: Count | None = None
+    default_timeout: Time | None = Field(None, serialization_alias="default_timeout_seconds")
+    max_timeout: Time | None = Field(None, serialization_alias="max_timeout_seconds")
+    task_memory: Size | None = Field(None, serialization_alias="task_memory_bytes")
+    max_processes: Count | None = None
+    boot_timeout: Time | None = Field(None, serialization_alias="boot_timeout_seconds")
+    launch_timeout: Time | None = Field(None, serialization_alias="launch_timeout_seconds")
+    kill_grace: Time | None = Field(None, serialization_alias="kill_grace_seconds")
+    max_output: Size | None = Field(None, serialization_alias="max_output_bytes")
+    max_log: Size | None = Field(None, serialization_alias="max_log_bytes")
+
+
+def pool_from(name: str, variables: Mapping[str, Any]) -> Pool:
+    """The pool that these variables of host `name` describe. Raises InvalidPool naming host, variable and remedy."""
+    if not _NAME.fullmatch(name):
+        raise InvalidPool(
+            f"pool {name}", "not a name for a pool", "use letters, digits, '.', '_' and '-', at most 64 characters"
+        )
+    ours = {key.removeprefix(PREFIX): value for key, value in variables.items() if key.startswith(PREFIX)}
+    if "ansible_port" in ours:
+        raise InvalidPool(f"pool {name}, {PREFIX}ansible_port", "no such variable", "the port is ansible_port")
+    if "ansible_port" in variables:
+        ours["ansible_port"] = variables["ansible_port"]
+    try:
+        known = PoolVariables(**ours)
+    except ValidationError as error:
+        raise _refusal(name, error) from error
+    pool = Pool(name=name, **known.model_dump(exclude_unset=True, by_alias=True))
+    return _agreeing(pool)
+
+
+def _refusal(name: str, error: ValidationError) -> InvalidPool:
+    """The first of pydantic's complaints, in our words."""
+    complaint = error.errors(include_url=False)[0]
+    field = str(complaint["loc"][0])
+    variable = field if field == "ansible_port" else PREFIX + field
+    where = f"pool {name}, {variable}"
+    if complaint["type"] == "extra_forbidden":
+        known = [key if key == "ansible_port" else PREFIX + key for key in PoolVariables.model_fields]
+        near = difflib.get_close_matches(variable, known, n=1)
+        remedy = f"did you mean {near[0]}?" if near else "known are " + ", ".join(known)
+        return InvalidPool(where, "no such variable", remedy)
+    if complaint["type"] == "missing":
+        return InvalidPool(where, "missing", "say which base image its machines boot: see mayfly image list")
+    what = complaint["msg"].removeprefix("Value error, ")
+    return InvalidPool(where, f"{complaint['input']!r} is not right", what[:1].lower() + what[1:])
+
+
+def _agreeing(pool: Pool) -> Pool:
+    """The pool, when its numbers agree with each other."""
+    if pool.default_timeout_seconds > pool.max_timeout_seconds:
+        raise InvalidPool(
+            f"pool {pool.name}, {PREFIX}default_timeout",
+            f"{pool.default_timeout_seconds:g} s is more than {PREFIX}max_timeout, {pool.max_timeout_seconds:g} s",
+            "lower the one or raise the other",
+        )
+    if pool.task_memory_bytes is not None and pool.task_memory_bytes >= pool.memory_bytes:
+        raise InvalidPool(
+            f"pool {pool.name}, {PREFIX}task_memory",
+            f"not below {PREFIX}memory, the whole machine's",
+            "leave the machine's own system about 100M",
+        )
+    return pool
