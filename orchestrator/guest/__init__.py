@@ -1,0 +1,40 @@
+"""A machine over SSH: connect to the host key that we made, check, stage in, run one process, stage out."""
+
+from orchestrator.guest.errors import AlreadyStarted, LaunchFailed, OutputRefused, StepFailed, VmLost
+from orchestrator.guest.following import Sink
+from orchestrator.guest.guest import Guest, connect
+from orchestrator.guest.keys import KeyPair, make_key, read_key
+from orchestrator.guest.launch import DEFAULT_ENVIRONMENT, TRACE_PATH, Launch
+from orchestrator.guest.outputs import OutputEntry, OutputKind, OutputSink, OutputWriter
+from orchestrator.guest.readiness import Facts, Requirement, require
+from orchestrator.guest.seal import Probe, require_sealed
+from orchestrator.guest.staging_in import InputEntry, check_tree, staged_mode
+
+__all__ = [
+    "DEFAULT_ENVIRONMENT",
+    "TRACE_PATH",
+    "AlreadyStarted",
+    "Facts",
+    "Guest",
+    "InputEntry",
+    "KeyPair",
+    "Launch",
+    "LaunchFailed",
+    "OutputEntry",
+    "OutputKind",
+    "OutputRefused",
+    "OutputSink",
+    "OutputWriter",
+    "Probe",
+    "Requirement",
+    "Sink",
+    "StepFailed",
+    "VmLost",
+    "check_tree",
+    "connect",
+    "make_key",
+    "read_key",
+    "require",
+    "require_sealed",
+    "staged_mode",
+]

@@ -1,0 +1,283 @@
+"""A machine over SSH, as the runner sees it: what may be asked of it, in the order in which it is asked.
+
+Every step may be asked again, so a dropped connection is made anew, to the same host key, and the step repeated: a
+launch by its token, streams from the offsets that the sinks have reached, outputs from the first that is missing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Coroutine, Sequence
+from contextlib import suppress
+from typing import Any, TypeVar
+
+import asyncssh
+
+from orchestrator.domain.errors import ConnectionLost, Unreachable
+from orchestrator.domain.outcome import Lost, Outcome, Usage
+from orchestrator.guest import wire
+from orchestrator.guest.attendant import Attendant
+from orchestrator.guest.connect import VmGone, Way
+from orchestrator.guest.errors import AlreadyStarted, Dropped, LaunchFailed, StepFailed, VmLost, printable
+from orchestrator.guest.exit_record import outcome_of, parse_record, usage_of
+from orchestrator.guest.following import NoProcess, Sink, pump
+from orchestrator.guest.launch import Launch, start_request
+from orchestrator.guest.outputs import (
+    MAX_ENTRIES,
+    OutputEntry,
+    OutputSink,
+    Taking,
+    check_takeable,
+    read_listing,
+)
+from orchestrator.guest.readiness import Facts, read_facts
+from orchestrator.guest.seal import PROBE_WINDOW_SECONDS, Probe, probe_words, read_probes
+from orchestrator.guest.staging_in import InputEntry, Progress, check_tree, send_tree
+
+RECONNECT_SECONDS = 30.0
+_FRUITLESS = 3
+"""So many tries in a row at which nothing came are as good as no connection."""
+
+_REPORT_SECONDS = 60.0
+"""How long after a process must have ended the guest may take to say so."""
+
+_log = logging.getLogger(__name__)
+_T = TypeVar("_T")
+_Work = Callable[[asyncssh.SSHClientConnection], Coroutine[Any, Any, _T]]
+
+
+async def connect(
+    address: str,
+    port: int,
+    *,
+    host_key: str,
+    client_key: str,
+    deadline: float,
+    vm_gone: asyncio.Event | None = None,
+    reconnect_seconds: float = RECONNECT_SECONDS,
+) -> Guest:
+    """Reach a machine that may still be booting.
+
+    host_key: the public line that it must show. client_key: a private key in OpenSSH's format. deadline: in seconds
+    from now. vm_gone: set by the caller when the cloud says that the VM is off; every wait ends then.
+
+    Raises WrongHostKey at once, Unreachable at the deadline or when the VM is gone, saying what was tried.
+    """
+    way = Way(address, port, host_key=host_key, client_key=client_key, vm_gone=vm_gone)
+    try:
+        return Guest(way, await way.open(deadline), reconnect_seconds)
+    except VmGone as gone:
+        raise Unreachable(f"the VM went away before SSH at {way} answered: {way.tried}") from gone
+
+
+class Guest:
+    """One machine. Every method may raise ConnectionLost, WrongHostKey, and StepFailed beside what it names.
+
+    cut: the streams ("stdout", "stderr", "trace") of which more was written than was taken, known after `follow`.
+    """
+
+    def __init__(self, way: Way, connection: asyncssh.SSHClientConnection, reconnect_seconds: float) -> None:
+        self.cut: tuple[str, ...] = ()
+        self._way = way
+        self._connection = connection
+        self._reconnect_seconds = reconnect_seconds
+        self._reconnecting = asyncio.Lock()
+        self._fresh: Attendant | None = None
+        """The one that `start` left: nothing was read from it yet."""
+        self._waiting: Attendant | None = None
+        """One that has told the end, and waits for requests."""
+        self._launch: Launch | None = None
+
+    async def facts(self) -> Facts:
+        """What the machine is. May run beside `probe_seal`. An unmet requirement is told, not raised: see `require`."""
+        return read_facts(await self._run(wire.request("facts", body="facts.sh")))
+
+    async def probe_seal(
+        self, extra: Sequence[tuple[str, int]] = (), window: float = PROBE_WINDOW_SECONDS
+    ) -> tuple[Probe, ...]:
+        """Try to reach things from inside: gateway, DNS, metadata, neighbours, public addresses, and the TCP targets
+        `extra`. `window`: seconds to listen. Something reached is told, not raised: see `require_sealed`."""
+        return read_probes(await self._run(wire.request("probe", *probe_words(extra, window), body="probe.py")))
+
+    async def stage_in(self, entries: Sequence[InputEntry], progress: Progress | None = None) -> None:
+        """Put a tree under /task/in, as root's, its files hashed on both ends. Raises StagingFailed."""
+        check_tree(entries)
+        if not entries:
+            return
+        text = wire.request("stage-in", body="stage_in.sh")
+
+        async def send(connection: asyncssh.SSHClientConnection) -> None:
+            async with wire.step(connection, text) as process:
+                await send_tree(process, entries, progress)
+
+        await self._persist(send)
+
+    async def start(self, launch: Launch) -> None:
+        """Start the process. Raises AlreadyStarted when this VM has had one, LaunchFailed when systemd refuses."""
+        text = start_request(launch)
+
+        async def ask(connection: asyncssh.SSHClientConnection) -> None:
+            attendant = Attendant(await wire.ask(connection, text))
+            try:
+                async with asyncio.timeout(wire.STEP_SECONDS):
+                    answer, _, why = (await attendant.line()).partition(" ")
+                match answer:
+                    case "started":
+                        self._fresh, self._launch = attendant, launch
+                    case "refused":
+                        raise AlreadyStarted(f"the VM at {self._way} has had its process, and gets no second one")
+                    case "failed":
+                        raise LaunchFailed(f"systemd would not start the process: {printable(why)}")
+                    case _:
+                        raise StepFailed(f"the guest answered {printable(answer)!r} when asked to start the process")
+            except TimeoutError as error:
+                raise LaunchFailed(f"the guest did not start the process within {wire.STEP_SECONDS:g} s") from error
+            finally:
+                if self._fresh is not attendant:
+                    await attendant.close()
+
+        await self._persist(ask)
+
+    async def follow(self, stdout: Sink, stderr: Sink, trace: Sink) -> tuple[Outcome, Usage]:
+        """Give each sink its stream, while the process runs and to the end; then tell how it ended, and what it used.
+
+        Returns Lost when the VM is gone or has restarted. Raises ConnectionLost when only the way to it is gone, or
+        when it does not say that the process has ended; LaunchFailed when the process was never started.
+        """
+        launch = self._launched()
+        sinks = {b"o": stdout, b"e": stderr, b"t": trace}
+        within = launch.timeout_seconds + 2 * launch.kill_grace_seconds + _REPORT_SECONDS
+
+        async def follow_once(_: asyncssh.SSHClientConnection) -> bytes:
+            attendant = await self._attend([sink.offset for sink in sinks.values()])
+            try:
+                record = await pump(attendant, sinks, launch.max_log_bytes)
+            except BaseException:
+                await attendant.close()
+                raise
+            self._waiting = attendant
+            return record
+
+        try:
+            async with asyncio.timeout(within):
+                record = parse_record(
+                    await self._persist(follow_once, progress=lambda: sum(sink.offset for sink in sinks.values()))
+                )
+        except TimeoutError as error:
+            raise ConnectionLost(f"the guest did not say within {within:g} s that the process had ended") from error
+        except NoProcess as gone:
+            return Lost(str(gone)), Usage()
+        except VmLost:
+            return Lost("the VM went away while the process ran"), Usage()
+        self.cut = tuple(name for name in ("stdout", "stderr", "trace") if name in record.get("cut", "").split())
+        return outcome_of(record, launch), usage_of(record)
+
+    async def stop(self, grace: float) -> None:
+        """SIGTERM to the process and its children, SIGKILL when `grace` seconds (or the launch's, if shorter) are
+        over. Idempotent; `follow`, which may be running, then ends by itself. What was written by then is kept."""
+        await self._run(wire.request("stop", f"{grace:g}", body="stop.sh"), within=grace + wire.STEP_SECONDS)
+
+    async def list_outputs(self, max_entries: int = MAX_ENTRIES) -> tuple[OutputEntry, ...]:
+        """Every entry of /task/out, by path, once the process has ended. Raises StagingFailed when over `max_entries`."""
+
+        return await self._persist(self._at_the_end(lambda attendant: read_listing(attendant, max_entries)))
+
+    async def stage_out(
+        self,
+        entries: Sequence[OutputEntry],
+        sink: OutputSink,
+        *,
+        limit_bytes: int,
+        progress: Progress | None = None,
+    ) -> None:
+        """Write these files to `sink`, each hashed on both ends.
+
+        Raises OutputRefused, which names the file, for what is not a regular file or that `task` cannot read;
+        StagingFailed for one that changed, and when all are more than `limit_bytes`.
+        """
+        check_takeable(entries, limit_bytes)
+        taking = Taking(entries, sink, limit_bytes, progress)
+        await self._persist(self._at_the_end(taking.take), progress=lambda: taking.done)
+
+    async def close(self) -> None:
+        """End the connection, not the process. Idempotent, never raises."""
+        for attendant in (self._fresh, self._waiting):
+            if attendant:
+                await attendant.close()
+        self._fresh = self._waiting = None
+        self._connection.abort()
+        with suppress(Exception):
+            await self._connection.wait_closed()
+
+    def _launched(self) -> Launch:
+        if self._launch is None:
+            raise StepFailed("nothing was started in this VM")
+        return self._launch
+
+    async def _attend(self, offsets: Sequence[int]) -> Attendant:
+        """The attendant that `start` left, if it begins where the sinks are; else a new one."""
+        left, self._fresh = self._fresh, None
+        if left and not any(offsets):
+            return left
+        if left:
+            await left.close()
+        launch = self._launched()
+        words = [launch.token, *map(str, offsets), str(launch.max_log_bytes)]
+        return Attendant(await wire.ask(self._connection, wire.request("attend", *words, body="attend.py")))
+
+    def _at_the_end(self, ask: Callable[[Attendant], Coroutine[Any, Any, _T]]) -> _Work[_T]:
+        """Ask something of an attendant that has told the end. One that was interrupted is not asked again."""
+
+        async def work(_: asyncssh.SSHClientConnection) -> _T:
+            attendant, self._waiting = self._waiting, None
+            try:
+                if attendant is None:
+                    attendant = await self._attend([self._launched().max_log_bytes] * 3)
+                    async with asyncio.timeout(_REPORT_SECONDS):
+                        await pump(attendant, {}, 0)
+                answer = await ask(attendant)
+            except BaseException as error:
+                if attendant:
+                    await attendant.close()
+                if isinstance(error, NoProcess):
+                    raise VmLost(str(error)) from error
+                if isinstance(error, TimeoutError):
+                    raise StepFailed("the process has not ended yet") from error
+                raise
+            self._waiting = attendant
+            return answer
+
+        return work
+
+    async def _run(self, text: str, *, within: float = wire.STEP_SECONDS) -> wire.Reply:
+        return await self._persist(lambda connection: wire.run(connection, text, within=within))
+
+    async def _persist(self, work: _Work[_T], *, progress: Callable[[], int] = lambda: 0) -> _T:
+        """The result of `work`, asked again over a new connection when one drops. `progress` rises when a try was not
+        in vain. Raises ConnectionLost, VmLost, WrongHostKey."""
+        fruitless = 0
+        while True:
+            connection, before = self._connection, progress()
+            try:
+                return await self._way.unless_gone(work(connection))
+            except VmGone as gone:
+                raise VmLost(f"the VM at {self._way} went away") from gone
+            except Dropped as drop:
+                fruitless = 0 if progress() > before else fruitless + 1
+                if fruitless >= _FRUITLESS:
+                    raise ConnectionLost(f"the connection to {self._way} dropped {fruitless} times: {drop}") from drop
+                _log.warning("the connection to %s dropped: %s", self._way, drop)
+            await self._reconnect(connection)
+
+    async def _reconnect(self, dropped: asyncssh.SSHClientConnection) -> None:
+        async with self._reconnecting:
+            if self._connection is not dropped:
+                return
+            dropped.abort()
+            try:
+                self._connection = await self._way.open(self._reconnect_seconds)
+            except Unreachable as error:
+                raise ConnectionLost(f"the connection dropped and did not come back: {error}") from error
+            except VmGone as gone:
+                raise VmLost(f"the VM at {self._way} went away") from gone

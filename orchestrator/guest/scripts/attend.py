@@ -1,0 +1,217 @@
+"""The attendant: sends what a process writes, as it is written; then how it ended; then its outputs, when asked.
+
+Words: token of the launch, the offsets in stdout, stderr and trace from which to send, bytes of each stream to send.
+Writes frames: one byte of kind, four of length (big-endian), the payload.
+
+    o e t   bytes of stdout, stderr, trace
+    x       the exit record, lines of key=value; everything written has been sent before it
+    n       there is no such process, and why
+    l       entries of /task/out, each "kind mode size mtime name" and a NUL;  k  that was all of it
+    f       a file begins, of that many bytes;  d  its bytes;  h  its sha256, and "same" or "changed"
+    !       a request was refused, and why
+
+Reads requests, after x or n: "list MAX", or "read LENGTH", which LENGTH bytes of paths follow, each ended by a NUL.
+When its input ends, it ends.
+"""
+# ruff: noqa: PTH110, PTH118, PTH123, PTH208
+
+from __future__ import annotations
+
+import os
+import select
+import stat
+import sys
+import time
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:  # to load typing takes too long in an emulated machine
+    from typing import Any
+
+RUN, LOGS, OUT = "/run/mayfly-task", "/var/lib/mayfly-task", "/task/out"
+GROUP = "/sys/fs/cgroup/system.slice/mayfly-task.service"
+CHUNK = 1 << 16
+STREAMS = ("stdout", "stderr", "trace")
+KINDS = (b"o", b"e", b"t")
+
+
+def send(kind: bytes, payload: bytes) -> None:
+    data = memoryview(kind + len(payload).to_bytes(4, "big") + payload)
+    while data:
+        data = data[os.write(1, data) :]
+
+
+def read_file(path: str) -> bytes:
+    try:
+        with open(path, "rb") as file:
+            return file.read(CHUNK)
+    except OSError:
+        return b""
+
+
+def follow(token: str, offsets: list[int], limit: int) -> None:
+    if read_file(RUN + "/token").decode().strip() != token:
+        send(b"n", b"the VM has restarted, and the process is gone")
+        return
+    files: dict[str, int] = {}
+    delay = 0.005
+    absent_since: float | None = None
+    ended_at: float | None = None
+    while True:
+        record = read_file(RUN + "/exit")
+        over = record.endswith(b"\nend\n") and (
+            b"\nlaunched=yes\n" not in record
+            or all(os.path.exists(RUN + "/" + name + ".done") for name in STREAMS[:2])
+            or (ended_at is not None and time.monotonic() - ended_at > 10)
+        )
+        if record and ended_at is None:
+            ended_at = time.monotonic()
+        moved = False
+        for number, name in enumerate(STREAMS):
+            if name not in files:
+                try:
+                    files[name] = os.open(LOGS + "/" + name, os.O_RDONLY)
+                except FileNotFoundError:
+                    continue
+            data = os.pread(files[name], min(CHUNK, limit - offsets[number]), offsets[number])
+            if data:
+                send(KINDS[number], data)
+                offsets[number] += len(data)
+                moved = True
+        if moved:
+            delay = 0.005
+            continue
+        if over:
+            break
+        if record or os.path.exists(GROUP):
+            absent_since = None
+        elif absent_since is None:
+            absent_since = time.monotonic()
+        elif time.monotonic() - absent_since > 10:
+            send(b"n", b"the process is gone, and nothing says how it ended")
+            return
+        if select.select([0], [], [], delay)[0] and not os.read(0, 1):
+            sys.exit()
+        delay = min(delay * 1.5, 0.1)
+    cut = [
+        name
+        for number, name in enumerate(STREAMS)
+        if os.path.exists(RUN + "/" + name + ".cut")
+        or (name in files and os.fstat(files[name]).st_size > offsets[number])
+    ]
+    send(b"x", record[: -len(b"end\n")] + b"cut=" + " ".join(cut).encode() + b"\n")
+
+
+def kind_of(mode: int) -> str:
+    for letter, test in (("f", stat.S_ISREG), ("d", stat.S_ISDIR), ("l", stat.S_ISLNK), ("p", stat.S_ISFIFO)):
+        if test(mode):
+            return letter
+    return "s" if stat.S_ISSOCK(mode) else "b"
+
+
+def listing(most: int) -> str | None:
+    """As root, for names only: a directory closed by its owner is listed too. The process has ended by now."""
+    waiting, batch, count = [b""], b"", 0
+    while waiting:
+        below = waiting.pop()
+        directory = os.open(os.path.join(OUT.encode(), below), os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+        try:
+            names = sorted(os.fsencode(name) for name in os.listdir(directory))
+            for name in names:
+                path = os.path.join(below, name)
+                count += 1
+                if count > most:
+                    return f"more than {most} files and directories"
+                if len(path) > 4000:
+                    return "a path of more than 4000 bytes"
+                about = os.stat(name, dir_fd=directory, follow_symlinks=False)
+                kind = kind_of(about.st_mode)
+                about_it = f"{kind} {about.st_mode & 0o7777:o} {about.st_size} {int(about.st_mtime)} "
+                batch += about_it.encode() + path + b"\0"
+                if len(batch) > CHUNK:
+                    send(b"l", batch)
+                    batch = b""
+                if kind == "d":
+                    waiting.append(path)
+        finally:
+            os.close(directory)
+    send(b"l", batch)
+    send(b"k", b"")
+    return None
+
+
+def become_task() -> None:
+    """For good: what this program reads from here on, the process could have read."""
+    if os.geteuid() == 0:
+        with open("/etc/passwd") as users:
+            uid, gid = next(map(int, line.split(":")[2:4]) for line in users if line.startswith("task:"))
+        os.setgroups([])
+        os.setresgid(gid, gid, gid)
+        os.setresuid(uid, uid, uid)
+
+
+def send_file(path: bytes, sha256: Any) -> str | None:
+    """Part by part, no link followed on the way."""
+    *above, name = path.split(b"/")
+    directory = os.open(OUT, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        for part in above:
+            inner = os.open(part, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=directory)
+            os.close(directory)
+            directory = inner
+        before = os.stat(name, dir_fd=directory, follow_symlinks=False)
+        if not stat.S_ISREG(before.st_mode):
+            return "not a regular file"
+        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY
+        file = os.open(name, flags, dir_fd=directory)
+    finally:
+        os.close(directory)
+    try:
+        before = os.fstat(file)
+        if not stat.S_ISREG(before.st_mode):
+            return "not a regular file"
+        send(b"f", b"%d" % before.st_size)
+        hashed, left = sha256(), before.st_size
+        while left and (data := os.read(file, min(CHUNK, left))):
+            hashed.update(data)
+            send(b"d", data)
+            left -= len(data)
+        after = os.fstat(file)
+        same = not left and (before.st_size, before.st_mtime_ns) == (after.st_size, after.st_mtime_ns)
+        send(b"h", b"%s %s" % (hashed.hexdigest().encode(), b"same" if same else b"changed"))
+    finally:
+        os.close(file)
+    return None
+
+
+def sha256_of_c() -> Any:
+    """Written in C either way; the smaller one loads faster."""
+    try:
+        import _sha256 as made_in_c  # type: ignore[import-not-found,unused-ignore]
+    except ImportError:
+        import hashlib as made_in_c  # type: ignore[no-redef,unused-ignore]
+    return made_in_c.sha256
+
+
+def serve(requests: Any) -> None:
+    sha256 = None
+    while line := requests.readline():
+        words = line.split()
+        try:
+            if words[0] == b"list":
+                why = listing(int(words[1]))
+            else:
+                become_task()
+                sha256 = sha256 or sha256_of_c()
+                why = None
+                for path in requests.read(int(words[1])).split(b"\0")[:-1]:
+                    why = send_file(path, sha256)
+                    if why:
+                        break
+        except OSError as error:
+            why = error.strerror
+        if why:
+            send(b"!", why.encode())
+
+
+follow(sys.argv[2], [int(word) for word in sys.argv[3:6]], int(sys.argv[6]))
+serve(os.fdopen(0, "rb"))

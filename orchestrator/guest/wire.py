@@ -1,0 +1,138 @@
+"""How a step is asked of a guest: one SSH exec request each, and the script travels in the request.
+
+Nothing of ours is installed in a guest, so no image can be out of step with this code. A request is shell text:
+
+    set -- mayfly-VERB WORD…        the first line: what is asked, and its words
+    name='text'                     further variables, shell-quoted, which may cross lines
+    …                               the script, as it stands in `scripts/`
+
+Every exec costs about a tenth of a second in an emulated guest, so a step is one exec; and so does every program that
+a script starts, in hundredths, so the scripts keep to what the shell can do by itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import shlex
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from functools import cache
+from importlib import resources
+
+import asyncssh
+
+from orchestrator.guest.errors import Dropped, StepFailed, printable
+
+Process = asyncssh.SSHClientProcess[bytes]
+
+STEP_SECONDS = 60.0
+MAX_STDERR = 8192
+MAX_REQUEST = 120_000
+"""Bytes. Linux takes no single argument over 128 KiB, and the guest's login shell gets the request as one."""
+
+LOST = (asyncssh.Error, OSError)
+"""What asyncssh raises when the connection is gone. TimeoutError is an OSError: catch it first."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What a step wrote, and how it ended: `status` is its exit status."""
+
+    stdout: bytes
+    stderr: str
+    status: int
+
+
+@cache
+def script(name: str) -> str:
+    """The text of a file of `scripts/`."""
+    return resources.files(__package__).joinpath("scripts", name).read_text()
+
+
+def request(verb: str, *words: str, body: str, **variables: str) -> str:
+    """The text of an exec request; see the module. `body` is a name of `scripts/`."""
+    if any("\n" in word for word in words):
+        raise ValueError("a word of a request holds a newline")
+    lines = [shlex.join(["set", "--", f"mayfly-{verb}", *words])]
+    lines += [f"{name}={shlex.quote(value)}" for name, value in variables.items()]
+    lines.append(script(body) if body.endswith(".sh") else python(body))
+    return "\n".join(lines)
+
+
+def python(name: str) -> str:
+    """The shell command that becomes Python with a program of `scripts/`: isolated, and without `site`, for speed."""
+    return f'exec python3 -IS -c {shlex.quote(script(name))} "$@"\n'
+
+
+@asynccontextmanager
+async def step(connection: asyncssh.SSHClientConnection, text: str) -> AsyncIterator[Process]:
+    """A running step, its streams in bytes. Raises Dropped when the connection goes, whatever the block was doing."""
+    process = await ask(connection, text)
+    try:
+        yield process
+    except LOST as error:
+        raise Dropped(str(error)) from error
+    finally:
+        process.close()
+
+
+async def ask(connection: asyncssh.SSHClientConnection, text: str) -> Process:
+    """Start a step. The caller closes it. Raises Dropped."""
+    try:
+        return await connection.create_process(text, encoding=None)
+    except LOST as error:
+        raise Dropped(str(error)) from error
+
+
+async def run(
+    connection: asyncssh.SSHClientConnection, text: str, *, limit: int = 1 << 20, within: float = STEP_SECONDS
+) -> Reply:
+    """Ask a step that reads nothing and writes at most `limit` bytes; return when it ended.
+
+    Raises Dropped when the connection drops; StepFailed when it writes more, is killed, or takes over `within` seconds.
+    """
+    verb = text.split(maxsplit=3)[2]
+    try:
+        async with asyncio.timeout(within), step(connection, text) as process:
+            process.stdin.write_eof()
+            stdout, stderr = await asyncio.gather(_bounded(process.stdout, limit), tail(process))
+            status = await ended(process)
+    except TimeoutError as error:
+        raise StepFailed(f"the guest did not end {verb} within {within:g} s") from error
+    if len(stdout) > limit:
+        raise StepFailed(f"{verb} wrote more than {limit} bytes")
+    if status < 0:
+        raise StepFailed(f"{verb} was killed in the guest: {stderr}")
+    return Reply(stdout, stderr, status)
+
+
+async def ended(process: Process) -> int:
+    """The exit status of a step whose output was read to its end; negative when a signal ended it.
+
+    asyncssh gives no status, and raises nothing, when the connection drops: that is Dropped here, in this one place.
+    """
+    try:
+        await process.wait_closed()
+    except LOST as error:
+        raise Dropped(str(error)) from error
+    status = process.exit_status
+    if status is None:
+        raise Dropped("the connection ended before the step did")
+    return status
+
+
+async def tail(process: Process) -> str:
+    """What a step wrote to its stderr, read to the end and cut to MAX_STDERR, in one printable line."""
+    text = bytearray()
+    while chunk := await process.stderr.read(65536):
+        text += chunk[: MAX_STDERR - len(text)]
+    return printable(text.decode(errors="replace").strip(), MAX_STDERR)
+
+
+async def _bounded(reader: asyncssh.SSHReader[bytes], limit: int) -> bytes:
+    """At most a little over `limit` bytes; what comes then is left unread, and the step is closed."""
+    text = bytearray()
+    while len(text) <= limit and (chunk := await reader.read(65536)):
+        text += chunk
+    return bytes(text)
