@@ -179,7 +179,7 @@ class Guest:
         await self._run(wire.request("stop", f"{grace:g}", body="stop.sh"), within=grace + wire.STEP_SECONDS)
 
     async def list_outputs(self, max_entries: int = MAX_ENTRIES) -> tuple[OutputEntry, ...]:
-        """Every entry of /task/out, by path, once the process has ended. Raises StagingFailed when over `max_entries`."""
+        """Every entry of /task/out, by path, once the process has ended. Raises StagingFailed over `max_entries`."""
 
         return await self._persist(self._at_the_end(lambda attendant: read_listing(attendant, max_entries)))
 

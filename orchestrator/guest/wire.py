@@ -19,6 +19,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
+from typing import Any
 
 import asyncssh
 
@@ -79,8 +80,9 @@ async def step(connection: asyncssh.SSHClientConnection, text: str) -> AsyncIter
 
 async def ask(connection: asyncssh.SSHClientConnection, text: str) -> Process:
     """Start a step. The caller closes it. Raises Dropped."""
+    command: Any = text.encode(errors="surrogateescape")  # asyncssh takes bytes as well, though its types do not say so
     try:
-        return await connection.create_process(text, encoding=None)
+        return await connection.create_process(command, encoding=None)
     except LOST as error:
         raise Dropped(str(error)) from error
 
