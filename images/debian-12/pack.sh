@@ -14,6 +14,7 @@ rm -f "$root"/etc/ssh/ssh_host_* "$root"/var/lib/systemd/random-seed "$root"/var
 rm -f "$root"/etc/resolv.conf "$root"/etc/hostname
 : > "$root/etc/machine-id"
 : > "$root/etc/fstab"
+sed -i '/Proxy/d' "$root/etc/apt/apt.conf.d/99mmdebstrap"
 rm -rf "$root"/var/cache/apt/archives/*.deb "$root"/var/cache/apt/*.bin "$root"/var/lib/apt/lists/*
 find "$root/var/log" -type f -delete
 sed -i 's/^root:[^:]*:/root:*:/' "$root/etc/shadow"
