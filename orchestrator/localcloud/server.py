@@ -1,0 +1,248 @@
+"""The endpoint: XML-RPC over HTTP on loopback, sessions, dispatch; and the cloud that answers there."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import random
+import socket
+import threading
+import time
+import xmlrpc.client
+from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from orchestrator.localcloud import datastores as datastore_calls
+from orchestrator.localcloud import defaults, hosts, images, networks, system, templates, users, vm_work, vms
+from orchestrator.localcloud.calls import Call
+from orchestrator.localcloud.cloud import Cloud
+from orchestrator.localcloud.faults import DropConnection, Faults
+from orchestrator.localcloud.hypervisors import Hypervisor
+from orchestrator.localcloud.knobs import CloudSettings
+from orchestrator.localcloud.lifecycle import Lifecycle
+from orchestrator.localcloud.monitor import Monitor
+from orchestrator.localcloud.refusals import CallFault, Code, Refused
+from orchestrator.localcloud.restart import resume_in_flight
+from orchestrator.localcloud.scheduler import Scheduler
+from orchestrator.localcloud.users import authenticate
+
+log = logging.getLogger(__name__)
+
+CALLS: dict[str, Call] = {
+    name: call
+    for module in (system, users, hosts, datastore_calls, images, networks, templates, vms, vm_work)
+    for name, call in module.calls.table.items()
+}
+_LARGEST_REQUEST = 16 << 20
+
+
+class _LongInt(int):
+    """Written as `<i8>`."""
+
+
+def _marshalled(values: list[object]) -> str:
+    marshaller = xmlrpc.client.Marshaller(allow_none=False)
+    dispatch: dict[Any, Any] = dict(marshaller.dispatch)
+    dispatch[_LongInt] = lambda _, value, write: write(f"<value><i8>{int(value)}</i8></value>\n")
+    marshaller.dispatch = dispatch
+    body: str = marshaller.dumps((values,))
+    return f"<?xml version='1.0'?>\n<methodResponse>\n{body}</methodResponse>\n"
+
+
+class Dispatcher:
+    """From a request's text to a reply's."""
+
+    def __init__(self, cloud: Cloud) -> None:
+        self._cloud = cloud
+        self._numbers = itertools.count(random.randrange(10_000))
+
+    def answer(self, request: bytes) -> str:
+        """Raises DropConnection."""
+        try:
+            values, method = xmlrpc.client.loads(request, use_builtin_types=True)
+        except Exception:
+            return _fault(CallFault(-503, "Call is not valid XML-RPC"))
+        faults = self._cloud.faults
+        name = method or ""
+        if faults.take("drop_connection", name) is not None:
+            raise DropConnection
+        lost = faults.take("lose_reply", name) is not None
+        if faults.take("execute_twice", name) is not None:
+            self._reply(name, values)
+        reply = self._reply(name, values)
+        if (delay := faults.take("delay", name)) is not None:
+            time.sleep(float(delay["seconds"]))
+        if lost:
+            raise DropConnection
+        return reply
+
+    def _reply(self, method: str, values: tuple[Any, ...]) -> str:
+        try:
+            return _marshalled([True, self._result(method, values), 0])
+        except Refused as refused:
+            text = f"[{method}] {refused.text}"
+            return _marshalled([False, text, int(refused.code), refused.object_id, _LongInt(-1)])
+        except CallFault as fault:
+            return _fault(fault)
+
+    def _result(self, method: str, values: tuple[Any, ...]) -> object:
+        call = CALLS.get(method)
+        if call is None:
+            raise CallFault(CallFault.NO_SUCH_METHOD, f"Method '{method}' not defined")
+        if not values:
+            raise CallFault(CallFault.NOT_A_CALL, "Not enough parameters")
+        session, *given = values
+        if not isinstance(session, str):
+            raise CallFault(CallFault.NOT_A_CALL, "Parameter that is supposed to be string is not")
+        with self._cloud.lock:
+            caller = authenticate(self._cloud.store, session, next(self._numbers) % 10_000)
+            arguments = call.arguments(given)
+            if (failure := self._cloud.faults.take("fail", method)) is not None:
+                raise Refused(Code(int(failure["code"])), str(failure["text"]))
+            try:
+                return call.function(self._cloud, caller, *arguments)
+            except (Refused, CallFault):
+                raise
+            except Exception:
+                log.exception("%s failed", method)
+                raise Refused(Code.INTERNAL, "Internal error") from None
+
+
+def _fault(fault: CallFault) -> str:
+    return xmlrpc.client.dumps(xmlrpc.client.Fault(fault.code, fault.text), methodresponse=True)
+
+
+class _Handler(BaseHTTPRequestHandler):
+    """One request a connection: every reply says `Connection: close`, as the original's do."""
+
+    protocol_version = "HTTP/1.1"
+    timeout = 60
+    server: _Server
+
+    def do_POST(self) -> None:
+        self.close_connection = True
+        if self.path not in ("/RPC2", "/"):
+            self._send(404, "text/plain", b"no such place\n")
+            return
+        try:
+            length = int(self.headers.get("Content-Length", ""))
+        except ValueError:
+            length = -1
+        if not 0 <= length <= _LARGEST_REQUEST:
+            self._send(
+                411 if length < 0 else 413, "text/plain", b"a Content-Length is needed, and not too much of it\n"
+            )
+            return
+        try:
+            reply = self.server.answer(self.rfile.read(length))
+        except DropConnection:
+            self.connection.shutdown(socket.SHUT_RDWR)
+            return
+        self._send(200, "text/xml; charset=utf-8", reply.encode())
+
+    def _send(self, status: int, content_type: str, body: bytes) -> None:
+        self.send_response(status)
+        self.send_header("Content-Type", content_type)
+        self.send_header("Content-Length", str(len(body)))
+        self.send_header("Connection", "close")
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *args: object) -> None:
+        log.debug(format, *args)
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+    request_queue_size = 128
+
+    def __init__(self, port: int, answer: Callable[[bytes], str]) -> None:
+        self.answer = answer
+        super().__init__(("127.0.0.1", port), _Handler)
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        log.debug("a connection ended early", exc_info=True)
+
+
+class LocalCloud:
+    """A whole cloud in this process, as a context manager.
+
+        with LocalCloud(tmp_path, hypervisor=SimulatedHypervisor()) as cloud:
+            one = pyone.OneServer(cloud.url, session=cloud.session)
+
+    `knobs` are the settings, `faults` what tests inject. Machines outlive it: another one on the same `home` finds them
+    again. Nothing keeps two of them off one home; the daemon does, with a lock."""
+
+    def __init__(self, home: Path, *, hypervisor: Hypervisor, knobs: CloudSettings | None = None) -> None:
+        self.home = home.absolute()
+        self.faults = Faults()
+        defaults.make_directories(self.home)
+        self.session = defaults.session_of(self.home)
+        self.cloud = Cloud(self.home, hypervisor, knobs or CloudSettings(), self.faults)
+        self.lifecycle = Lifecycle(self.cloud)
+        self.scheduler = Scheduler(self.cloud, self.lifecycle)
+        self.monitor = Monitor(self.cloud, self.lifecycle)
+        self._server: _Server | None = None
+        self._thread: threading.Thread | None = None
+
+    @property
+    def url(self) -> str:
+        """Raises RuntimeError while it does not run."""
+        if self._server is None:
+            raise RuntimeError("the cloud does not run")
+        return f"http://127.0.0.1:{self._server.server_address[1]}/RPC2"
+
+    @property
+    def auth_path(self) -> Path:
+        """The file that ONE_AUTH names."""
+        return self.home / "one_auth"
+
+    def start(self) -> None:
+        """Serve, on the port of last time if it is free. Raises OSError."""
+        with self.cloud.lock:
+            defaults.fill(self.cloud, self.session)
+        self._server = _listening(self.home, Dispatcher(self.cloud).answer)
+        (self.home / "endpoint").write_text(f"{self.url}\n")
+        resume_in_flight(self.cloud)
+        self.scheduler.start()
+        self.monitor.start()
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,), name="endpoint", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Answer no more, finish what drivers do just now, close the database; machines keep running."""
+        if self._server is not None and self._thread is not None:
+            self._server.shutdown()
+            self._thread.join()
+            self._server.server_close()
+            self.cloud.closing.set()
+            self.scheduler.join()
+            self.monitor.join()
+        self.cloud.close()
+        self._server = None
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+
+def _listening(home: Path, answer: Callable[[bytes], str]) -> _Server:
+    """On the port that `endpoint` names, else on any free one."""
+    try:
+        kept = int((home / "endpoint").read_text().rsplit(":", 1)[1].split("/")[0])
+    except (OSError, ValueError, IndexError):
+        kept = 0
+    try:
+        return _Server(kept, answer)
+    except OSError:
+        if kept == 0:
+            raise
+        return _Server(0, answer)
