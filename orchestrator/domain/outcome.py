@@ -101,7 +101,8 @@ CANCELED_EXIT = 130
 
 _SIGNALS = {
     "HUP": 1, "INT": 2, "QUIT": 3, "ILL": 4, "TRAP": 5, "ABRT": 6, "BUS": 7, "FPE": 8, "KILL": 9, "USR1": 10,
-    "SEGV": 11, "USR2": 12, "PIPE": 13, "ALRM": 14, "TERM": 15, "STKFLT": 16, "XCPU": 24, "XFSZ": 25, "SYS": 31,
+    "SEGV": 11, "USR2": 12, "PIPE": 13, "ALRM": 14, "TERM": 15, "STKFLT": 16, "XCPU": 24, "XFSZ": 25,
+    "VTALRM": 26, "PROF": 27, "IO": 29, "PWR": 30, "SYS": 31,
 }  # fmt: skip
 """Signal numbers of Linux on x86 and ARM: signal(7)."""
 

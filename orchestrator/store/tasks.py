@@ -9,7 +9,7 @@ from sqlalchemy import ColumnElement, Executable, Update, and_, case, func, inse
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from orchestrator.domain.outcome import Reason
+from orchestrator.domain.outcome import CANCELED_EXIT, PLATFORM_EXIT, Reason
 from orchestrator.domain.task import LEGAL_MOVES, Stage, TaskSpec, TaskState
 from orchestrator.store.attempts import begin_attempt, end_attempt, note_stage
 from orchestrator.store.encoding import spec_to_json
@@ -132,7 +132,13 @@ class Tasks:
         """QUEUED → FAILED, before any attempt: it can never run. False: it is not QUEUED."""
         async with self._database.writing() as connection:
             guarded = update(TASKS).where(TASKS.c.id == task_id, TASKS.c.state == TaskState.QUEUED)
-            values = {"state": TaskState.FAILED, "reason": reason, "message": message, "finished_at": now}
+            values = {
+                "state": TaskState.FAILED,
+                "reason": reason,
+                "message": message,
+                "exit_code": PLATFORM_EXIT,
+                "finished_at": now,
+            }
             if not await _applied(connection, guarded.values(values)):
                 return False
             data = {"reason": reason, "message": message}
@@ -240,6 +246,7 @@ class Tasks:
                 state=case((unwanted, TaskState.CANCELED.value), else_=TaskState.QUEUED.value),
                 reason=case((unwanted, Reason.CANCELED.value), else_=requeued.reason.value),
                 message=requeued.message,
+                exit_code=case((unwanted, CANCELED_EXIT), else_=null()),
                 finished_at=case((unwanted, literal(now, TASKS.c.finished_at.type)), else_=null()),
             )
             .returning(TASKS.c.state)
@@ -270,6 +277,7 @@ class Tasks:
                 state=case((waits, TaskState.CANCELED.value), else_=TASKS.c.state),
                 reason=case((waits, Reason.CANCELED.value), else_=TASKS.c.reason),
                 message=case((waits, "canceled before it started"), else_=TASKS.c.message),
+                exit_code=case((waits, CANCELED_EXIT), else_=null()),
                 finished_at=case((waits, literal(now, TASKS.c.finished_at.type)), else_=null()),
             )
             .returning(TASKS)

@@ -36,7 +36,7 @@ class Finished:
     @classmethod
     def by(cls, lease: Lease, verdict: Verdict) -> Finished:
         """As `outcome.judge` judged."""
-        return cls(lease, TaskState(verdict.state), verdict.reason, verdict.message, verdict.exit_code)
+        return cls(lease, verdict.state, verdict.reason, verdict.message, verdict.exit_code)
 
 
 @dataclass(frozen=True, slots=True)

@@ -233,6 +233,7 @@ async def test_a_task_that_nobody_holds_is_canceled_at_once(store: Store, hold: 
     task = await store.tasks.submit(spec(), now=T0, hold=hold)
     canceled = await store.tasks.request_cancel(task.id, now=at(1))
     assert (canceled.state, canceled.reason, canceled.finished_at) == (TaskState.CANCELED, Reason.CANCELED, at(1))
+    assert canceled.exit_code == 130
     assert await store.tasks.request_cancel(task.id, now=at(2)) == canceled
     assert await store.tasks.claim(me, ["small"], lease_seconds=30, now=at(3)) is None
     assert not await store.tasks.release(task.id, now=at(3))
@@ -290,6 +291,7 @@ async def test_a_requeue_of_a_task_that_somebody_canceled_cancels_it(store: Stor
     assert await store.tasks.requeue(Requeued(lease, Reason.RUNNER_LOST), now=at(3)) is TaskState.CANCELED
     task = await store.tasks.get(lease.task_id)
     assert (task.state, task.reason, task.finished_at) == (TaskState.CANCELED, Reason.CANCELED, at(3))
+    assert task.exit_code == 130
     assert (await kinds(store, lease.task_id))[-1] == "task.canceled"
 
 

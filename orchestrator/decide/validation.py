@@ -1,0 +1,178 @@
+"""Is this submission right? All that can be said from it and the pools alone; what its files are is for the artifact
+store to see. Every refusal names the field and the remedy."""
+
+from __future__ import annotations
+
+import difflib
+import math
+import re
+from collections.abc import Iterator, Mapping
+
+from orchestrator.decide.entrypoint import TASK_OUT, argv_of
+from orchestrator.decide.outputs import parts
+from orchestrator.domain.errors import InvalidTask
+from orchestrator.domain.pool import Pool
+from orchestrator.domain.task import Limits, TaskSpec
+
+LONGEST_WORD = 128 * 1024 - 1
+"""Bytes of one argument or variable: MAX_ARG_STRLEN of Linux, less its closing NUL (execve(2))."""
+LONGEST_COMMAND = 1024 * 1024
+"""Bytes of all arguments and variables together: half of what execve(2) takes with the usual stack limit of 8 MiB."""
+LONGEST_TITLE = 200
+LONGEST_NAME = 255
+LONGEST_PATH = 4000
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+
+
+def validate(spec: TaskSpec, pools: Mapping[str, Pool]) -> None:
+    """Raise InvalidTask, the first of `problems`."""
+    for problem in problems(spec, pools):
+        raise problem
+
+
+def problems(spec: TaskSpec, pools: Mapping[str, Pool]) -> Iterator[InvalidTask]:
+    """All that is wrong with `spec`."""
+    yield from _pool(spec, pools)
+    yield from _name(spec.name)
+    yield from _words(spec)
+    try:
+        argv_of(spec)
+    except InvalidTask as problem:
+        yield problem
+    yield from _inputs(spec)
+    yield from _outputs(spec)
+    yield from _environment(spec)
+    if spec.pool in pools:
+        yield from _limits(spec.limits, pools[spec.pool])
+
+
+def _pool(spec: TaskSpec, pools: Mapping[str, Pool]) -> Iterator[InvalidTask]:
+    if spec.pool in pools:
+        return
+    near = difflib.get_close_matches(spec.pool, pools, n=3, cutoff=0.5)
+    if near:
+        remedy = f"did you mean {' or '.join(near)}?"
+    elif pools:
+        remedy = f"there is {', '.join(sorted(pools))}"
+    else:
+        remedy = "the inventory's group `pools` is empty: add a host to it"
+    yield InvalidTask("pool", f"no pool {spec.pool!r}", remedy)
+
+
+def _name(name: str) -> Iterator[InvalidTask]:
+    if len(name) > LONGEST_TITLE:
+        yield InvalidTask("name", f"has {len(name)} characters", f"use at most {LONGEST_TITLE}")
+    if not name.isprintable():
+        yield InvalidTask("name", f"{name[:LONGEST_TITLE]!r} has characters that cannot be shown", "use plain text")
+
+
+def _words(spec: TaskSpec) -> Iterator[InvalidTask]:
+    total = 0
+    for number, word in enumerate(spec.command, 1):
+        if "\0" in word:
+            yield InvalidTask("command", f"word {number} has a NUL in it", "no program can be given one; remove it")
+        size = _bytes(word)
+        total += size
+        if size > LONGEST_WORD:
+            yield InvalidTask("command", f"word {number} has {size} bytes", "put it in a file, and give that with -i")
+    for name, value in spec.environment.items():
+        size = _bytes(name) + _bytes(value) + 1
+        total += size
+        if size > LONGEST_WORD:
+            yield InvalidTask("env", f"{name!r} has {size} bytes", "put it in a file, and give that with -i")
+    if total > LONGEST_COMMAND:
+        yield InvalidTask("command", f"has {total} bytes with its environment", "put long lists in a file, with -i")
+
+
+def _bytes(text: str) -> int:
+    return len(text.encode("utf-8", "surrogatepass"))
+
+
+def _inputs(spec: TaskSpec) -> Iterator[InvalidTask]:
+    seen: dict[tuple[str, ...], str] = {}
+    for given in spec.inputs:
+        if "\0" in given.source:
+            yield InvalidTask("input", f"{given.source!r} has a NUL in it", "no file can have such a name")
+        wrong = _wrong_dest(given.dest)
+        if wrong:
+            yield InvalidTask(
+                "input",
+                f"dest {given.dest[:200]!r} {wrong}",
+                "name a place below /task/in, as in -i SRC:data/table.csv",
+            )
+            continue
+        names = tuple(given.dest.split("/"))
+        for other, dest in seen.items():
+            if names == other:
+                yield InvalidTask(
+                    "input", f"two inputs have the dest {dest!r}", "give one of them another, as SRC:DEST"
+                )
+            elif names[: len(other)] == other or other[: len(names)] == names:
+                inner, outer = sorted((given.dest, dest), key=len, reverse=True)
+                yield InvalidTask(
+                    "input", f"dest {inner!r} lies inside dest {outer!r}", "give one of them another, as SRC:DEST"
+                )
+        seen.setdefault(names, given.dest)
+
+
+def _wrong_dest(dest: str) -> str:
+    names = dest.split("/")
+    if not dest:
+        return "is empty"
+    if "\0" in dest:
+        return "has a NUL in it"
+    if dest.startswith("/"):
+        return "is absolute"
+    if ".." in names:
+        return "leaves /task/in"
+    if "" in names or "." in names:
+        return "is not in its plainest form"
+    if max(_bytes(name) for name in names) > LONGEST_NAME or _bytes(dest) > LONGEST_PATH:
+        return "is too long"
+    return ""
+
+
+def _outputs(spec: TaskSpec) -> Iterator[InvalidTask]:
+    for pattern in spec.outputs:
+        names = pattern.split("/")
+        if "\0" in pattern:
+            yield InvalidTask("output", f"{pattern!r} has a NUL in it", "no file can have such a name")
+        elif pattern.startswith("/"):
+            inside = pattern.startswith(f"{TASK_OUT}/") and ".." not in names
+            remedy = f"write {pattern.removeprefix(f'{TASK_OUT}/')!r}" if inside else f"only {TASK_OUT} is kept"
+            yield InvalidTask("output", f"{pattern!r} is absolute; patterns are relative to {TASK_OUT}", remedy)
+        elif ".." in names:
+            yield InvalidTask("output", f"{pattern!r} leaves {TASK_OUT}", "only what is below it is kept; leave out ..")
+        elif not parts(pattern):
+            yield InvalidTask("output", f"{pattern!r} names nothing", "use '**' for everything")
+
+
+def _environment(spec: TaskSpec) -> Iterator[InvalidTask]:
+    for name, value in spec.environment.items():
+        if not _VARIABLE.fullmatch(name):
+            yield InvalidTask("env", f"{name!r} is no name of a variable", "use letters, digits and _, no digit first")
+        if "\0" in value:
+            yield InvalidTask("env", f"the value of {name!r} has a NUL in it", "no program can be given one; remove it")
+
+
+def _limits(limits: Limits, pool: Pool) -> Iterator[InvalidTask]:
+    seconds = limits.timeout_seconds
+    if seconds is not None:
+        if not seconds > 0 or math.isinf(seconds):
+            yield InvalidTask("timeout", f"is {seconds:g} s", "give a number of seconds above 0")
+        elif seconds > pool.max_timeout_seconds:
+            most = f"{pool.max_timeout_seconds:g}"
+            yield InvalidTask(
+                "timeout", f"is {seconds:g} s, above the {most} s of pool {pool.name}", f"give at most {most}"
+            )
+    yield from _amount("memory", limits.memory_bytes, pool.task_memory_bytes or pool.memory_bytes, "bytes", pool)
+    yield from _amount("processes", limits.processes, pool.max_processes, "processes", pool)
+
+
+def _amount(field: str, asked: int | None, most: int, unit: str, pool: Pool) -> Iterator[InvalidTask]:
+    if asked is None:
+        return
+    if asked <= 0:
+        yield InvalidTask(field, f"is {asked}", f"give a number of {unit} above 0")
+    elif asked > most:
+        yield InvalidTask(field, f"is {asked}, above the {most} {unit} of pool {pool.name}", f"give at most {most}")
