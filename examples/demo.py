@@ -74,7 +74,7 @@ def main():
         title("What its trace says of that")
         attempts = json.loads(mayfly("trace", reach, "--json", capture=True))["network"]
         for attempt in attempts:
-            print(f"{attempt['call']}({attempt['address']}:{attempt['port']}) = {attempt['result']}")
+            print(f"{attempt['call']} {attempt['address']} port {attempt['port']}: {attempt['result']}")
         title("Proof")
         report = json.loads(mayfly("show", task, "--json", capture=True))
         vm = report["attempts"][-1]["vm"]
@@ -84,7 +84,7 @@ def main():
         print(f"machines that Mayfly knows: {len(machines)}; QEMU processes of this home: {len(left)}")
         wanted = {"127.0.0.1", "10.0.2.2", "10.0.2.3", "169.254.169.254", "9.9.9.9"}
         tried = {attempt["address"] for attempt in attempts}
-        reached = [attempt for attempt in attempts if attempt["reached"]]
+        reached = [attempt for attempt in attempts if attempt["result"] in ("ok", "EINPROGRESS")]
         if vm["state"] != "DESTROYED" or machines or left or reached or not wanted <= tried:
             sys.exit("the proof failed")
         print("sealed: every attempt to reach out failed, and the trace has them all")

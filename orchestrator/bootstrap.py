@@ -1,1 +1,163 @@
-"""The only file that knows everyone: it builds the parts and wires them."""
+"""The only file that knows everyone: it builds the parts and wires them. Nobody but the command line calls it."""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import os
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from orchestrator.artifacts import Artifacts
+from orchestrator.domain.errors import CloudUnreachable, NotPossible
+from orchestrator.domain.pool import Pool
+from orchestrator.guest.keys import KeyPair, make_key, read_key
+from orchestrator.localcloud import daemon
+from orchestrator.opennebula import Cloud, read_session
+from orchestrator.runner import loop
+from orchestrator.runner.tools import Console, Tools
+from orchestrator.settings import Settings
+from orchestrator.store import Store
+
+CONSOLE_TAIL_BYTES = 16 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class House:
+    """What every command has: where things are, the database, the artifact store."""
+
+    settings: Settings
+    store: Store
+    artifacts: Artifacts
+
+
+def make_home(settings: Settings) -> None:
+    """The home, readable by its owner alone. Raises NotPossible when it cannot be made or written."""
+    try:
+        settings.home.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise NotPossible(
+            "MAYFLY_HOME", f"cannot make {settings.home}: {error.strerror}", "name another home"
+        ) from error
+    if not os.access(settings.home, os.W_OK | os.X_OK):
+        raise NotPossible("MAYFLY_HOME", f"cannot write to {settings.home}", "name another home")
+
+
+@asynccontextmanager
+async def open_house(settings: Settings) -> AsyncIterator[House]:
+    """Open the database (made and migrated on first use) and the artifact store."""
+    make_home(settings)
+    async with await Store.open(settings.database_url) as store:
+        yield House(settings, store, Artifacts(settings.artifacts))
+
+
+async def load_pools(settings: Settings) -> Mapping[str, Pool]:
+    """The pools of the inventory, checked. Raises InvalidPool."""
+    from orchestrator.provisioning.inventory import load_pools as read  # Ansible takes half a second to import
+
+    return await read(settings.inventory, cache=settings.home / "cache")
+
+
+def ensure_cloud(home: Path, hypervisor: str = "qemu") -> daemon.Endpoint:
+    """The local cloud of `home`, started unless it runs."""
+    return daemon.status(home) or daemon.start(home, hypervisor)
+
+
+@asynccontextmanager
+async def open_cloud(settings: Settings, *, start: bool = False) -> AsyncIterator[Cloud]:
+    """The OpenNebula that the environment names; else the local cloud of this home, started first if `start`.
+
+    Raises CloudUnreachable, CloudDenied, NotPossible.
+    """
+    if settings.uses_local_cloud:
+        make_home(settings)
+        endpoint = await asyncio.to_thread(ensure_cloud if start else daemon.status, settings.cloud_home)
+        if endpoint is None:
+            raise CloudUnreachable(
+                "the local cloud does not run: start it with mayfly cloud start (or mayfly up), or name an OpenNebula "
+                "with ONE_XMLRPC and ONE_AUTH"
+            )
+        settings = replace(settings, one_xmlrpc=endpoint.url, one_auth=endpoint.auth_path)
+    async with Cloud(settings.one_xmlrpc, read_session(settings.one_auth)) as cloud:
+        await cloud.version()
+        yield cloud
+
+
+@asynccontextmanager
+async def open_tools(house: House, *, start_cloud: bool = False) -> AsyncIterator[Tools]:
+    """A runner's tools, the runner being registered for as long as they are open."""
+    pools = await load_pools(house.settings)
+    async with AsyncExitStack() as opened:
+        cloud = await opened.enter_async_context(open_cloud(house.settings, start=start_cloud))
+        runner_id = await opened.enter_async_context(loop.registered(house.store, tuple(pools)))
+        yield Tools(
+            runner_id=runner_id,
+            store=house.store,
+            artifacts=house.artifacts,
+            cloud=cloud,
+            pools=pools,
+            client_key=client_key(house.settings),
+            console=console_reader(house.settings),
+        )
+
+
+def client_key(settings: Settings) -> KeyPair:
+    """The key with which this home's runners enter their machines; made on first use, readable by the owner alone."""
+    path = settings.home / "keys" / "runner_ed25519"
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    fresh = path.with_name(f".{path.name}.{os.getpid()}")
+    if not path.exists():
+        fresh.touch(mode=0o600)
+        fresh.write_text(make_key("mayfly-runner").private)
+        try:
+            os.link(fresh, path)  # never over a key that another process made meanwhile
+        except FileExistsError:
+            pass
+        finally:
+            fresh.unlink()
+    try:
+        return read_key(path.read_text())
+    except ValueError as error:
+        raise NotPossible("MAYFLY_HOME", f"{path}: {error}", "move it away; a new one is made") from error
+
+
+def console_reader(settings: Settings) -> Console:
+    """What a machine wrote to its serial console. Only the local cloud tells; OpenNebula's API has no call for it."""
+    machines = settings.cloud_home / "vms" if settings.uses_local_cloud else None
+
+    async def read(vm_id: int) -> str:
+        return "" if machines is None else await asyncio.to_thread(_tail, machines / str(vm_id) / "console.log")
+
+    return read
+
+
+def _tail(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            file.seek(0, os.SEEK_END)
+            file.seek(max(0, file.tell() - CONSOLE_TAIL_BYTES))
+            return file.read().decode(errors="replace")
+    except OSError:
+        return ""
+
+
+@contextmanager
+def only_one(settings: Settings, what: str) -> Iterator[None]:
+    """Hold the home's lock for `what`. Raises NotPossible when another process has it."""
+    make_home(settings)
+    with (settings.home / f"{what}.lock").open("a+") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.seek(0)
+            raise NotPossible(
+                "MAYFLY_HOME",
+                f"mayfly {what} runs already on {settings.home} (pid {lock.read().strip()})",
+                "stop that one, or set MAYFLY_HOME to another home",
+            ) from None
+        lock.truncate(0)
+        lock.write(str(os.getpid()))
+        lock.flush()
+        yield

@@ -11,7 +11,7 @@ import asyncio
 import hashlib
 import tarfile
 from collections.abc import AsyncIterator, Callable, Sequence
-from typing import BinaryIO, Literal, Protocol
+from typing import BinaryIO, Protocol
 
 from orchestrator.domain.errors import StagingFailed
 from orchestrator.guest.errors import printable
@@ -38,7 +38,7 @@ class InputEntry(Protocol):
     @property
     def path(self) -> str: ...
     @property
-    def kind(self) -> Literal["file", "directory", "symlink"]: ...
+    def kind(self) -> str: ...
     @property
     def mode(self) -> int: ...
     @property

@@ -1,0 +1,1 @@
+"""The upkeep: one chore a file, each `run_once()`: load, decide, apply."""

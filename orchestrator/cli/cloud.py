@@ -1,0 +1,71 @@
+"""`mayfly cloud`: the embedded local cloud of this home."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Annotated
+
+import typer
+
+from orchestrator.bootstrap import ensure_cloud, make_home
+from orchestrator.cli import output
+from orchestrator.cli.entry import perform
+from orchestrator.cli.submission import AsJson
+from orchestrator.localcloud import daemon
+from orchestrator.settings import Settings
+
+app = typer.Typer(no_args_is_help=True)
+
+
+@app.command()
+def start(
+    hypervisor: Annotated[str, typer.Option(help="qemu, or simulated: no machines, for tests of the client.")] = "qemu",
+    as_json: AsJson = False,
+) -> None:
+    """Start it, in the background. Running already is fine."""
+    settings = Settings.from_environment()
+
+    async def work() -> None:
+        make_home(settings)
+        endpoint = await asyncio.to_thread(ensure_cloud, settings.cloud_home, hypervisor)
+        if as_json:
+            output.as_json({"url": endpoint.url, "one_auth": str(endpoint.auth_path), "pid": endpoint.pid})
+        else:
+            output.say(f"the local cloud answers at {endpoint.url} (pid {endpoint.pid})")
+            output.say(f"for other OpenNebula clients: ONE_XMLRPC={endpoint.url} ONE_AUTH={endpoint.auth_path}")
+
+    perform(work())
+
+
+@app.command()
+def status(as_json: AsJson = False) -> None:
+    """Say whether it runs; exit status 3 when it does not."""
+    settings = Settings.from_environment()
+
+    async def work() -> int:
+        endpoint = await asyncio.to_thread(daemon.status, settings.cloud_home)
+        if as_json:
+            output.as_json(
+                {"running": False}
+                if endpoint is None
+                else {"running": True, "url": endpoint.url, "one_auth": str(endpoint.auth_path), "pid": endpoint.pid}
+            )
+        elif endpoint is None:
+            output.say("the local cloud does not run: start it with mayfly cloud start")
+        else:
+            output.say(f"the local cloud answers at {endpoint.url} (pid {endpoint.pid})")
+        return 0 if endpoint else 3
+
+    raise SystemExit(perform(work()))
+
+
+@app.command()
+def stop() -> None:
+    """Stop it. Machines that run go on running, and are found again at the next start."""
+    settings = Settings.from_environment()
+
+    async def work() -> None:
+        stopped = await asyncio.to_thread(daemon.stop, settings.cloud_home)
+        output.say("the local cloud stopped" if stopped else "the local cloud was not running")
+
+    perform(work())

@@ -1,0 +1,158 @@
+"""`mayfly run`: one task from the command line to its end. Exits as the job did, 125 when Mayfly could not."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from orchestrator import bootstrap
+from orchestrator.cli import output, submission
+from orchestrator.cli.bars import StageLine
+from orchestrator.cli.entry import perform
+from orchestrator.cli.follow import follow
+from orchestrator.domain.errors import RunnerLost
+from orchestrator.domain.outcome import PLATFORM_EXIT
+from orchestrator.domain.task import Entrypoint, TaskState, TraceProfile
+from orchestrator.reports.task import report_of
+from orchestrator.runner.loop import claim, work_on
+from orchestrator.runner.tools import Tools
+from orchestrator.settings import Settings
+from orchestrator.store import TaskRow
+
+ROOM_POLL_SECONDS = 0.5
+SETTLE_SECONDS = 10.0
+"""Between the runner's last write and what a reader sees, with room for a long last read of the logs."""
+
+Results = Annotated[
+    Path | None, typer.Option("--results", "-d", metavar="FOLDER", help="Where the outputs go; new or empty.")
+]
+
+
+def run(
+    command: submission.Command = None,
+    pool: submission.PoolName = "default",
+    inputs: submission.Inputs = None,
+    outputs: submission.Outputs = None,
+    results: Results = None,
+    environment: submission.Environment = None,
+    timeout: submission.Timeout = None,
+    memory: submission.Memory = None,
+    entrypoint: submission.EntrypointName = Entrypoint.COMMAND,
+    trace: submission.Trace = TraceProfile.AUDIT,
+    name: submission.Name = "",
+    as_json: submission.AsJson = False,
+) -> None:
+    """Run one process in a fresh, sealed, traced machine, and wait for it. Ctrl-C cancels it and cleans up."""
+    settings = Settings.from_environment()
+
+    async def work() -> int:
+        async with bootstrap.open_house(settings) as house:
+            if results is not None:
+                await asyncio.to_thread(house.artifacts.check_target, results)
+            spec = await submission.prepare(
+                house,
+                pool=pool,
+                command=command,
+                inputs=inputs,
+                outputs=outputs,
+                environment=environment,
+                seconds=timeout,
+                memory=memory,
+                entrypoint=entrypoint,
+                trace=trace,
+                name=name,
+            )
+            with StageLine(quiet=as_json) as line:
+                async with _runner_for(house, pool, line) as tools:
+                    task = await house.store.tasks.submit(spec, now=datetime.now(UTC))
+                    with _cancel_on_interrupt(house, task.id, line):
+                        task = await _to_its_end(house, task, tools, line, copy=not as_json)
+            if results is not None and house.artifacts.outputs(task.id, task.attempt) is not None:
+                await asyncio.to_thread(house.artifacts.export, task.id, task.attempt, results)
+            if as_json:
+                output.as_json(await report_of(house.store, house.artifacts, task))
+            else:
+                output.note(f"{task.id}: {task.state.lower()}: {task.message}")
+            return PLATFORM_EXIT if task.exit_code is None else task.exit_code
+
+    raise SystemExit(perform(work(), failure_exit=PLATFORM_EXIT))
+
+
+@asynccontextmanager
+async def _runner_for(house: bootstrap.House, pool: str, line: StageLine) -> AsyncIterator[Tools | None]:
+    """None when a living runner serves the pool; else tools, to run the task ourselves (docs/decisions/0006)."""
+    runners = await house.store.runners.alive(now=datetime.now(UTC))
+    if any(pool in runner.pools for runner in runners):
+        yield None
+        return
+    if house.settings.uses_local_cloud:
+        line.show("no runner is alive: this command is the runner, on the local cloud")
+    async with bootstrap.open_tools(house, start_cloud=True) as tools:
+        yield tools
+
+
+async def _to_its_end(
+    house: bootstrap.House, task: TaskRow, tools: Tools | None, line: StageLine, *, copy: bool
+) -> TaskRow:
+    if tools is None:
+        return await follow(house, task.id, line, copy=copy)
+    working = asyncio.create_task(_work(tools, task.id, line), name="the inline runner")
+    following = asyncio.create_task(follow(house, task.id, line, copy=copy), name="follow")
+    try:
+        await asyncio.wait({working, following}, return_when=asyncio.FIRST_COMPLETED)
+        if working.done():
+            await working
+        try:
+            ended = await asyncio.wait_for(following, SETTLE_SECONDS)
+        except TimeoutError:
+            raise RunnerLost(f"task {task.id} is not over, and this runner lost its lease: see mayfly show") from None
+        await working
+        return ended
+    finally:
+        for each in (working, following):
+            each.cancel()
+        await asyncio.gather(working, following, return_exceptions=True)
+
+
+async def _work(tools: Tools, task_id: str, line: StageLine) -> None:
+    """Claim the task, once its pool has room, and run it."""
+    while True:
+        claimed = await claim(tools, only=task_id)
+        if claimed is not None:
+            await work_on(claimed, tools, line.transfer)
+            return
+        if (await tools.store.tasks.get(task_id)).state is not TaskState.QUEUED:
+            return
+        line.show("waiting for room in the pool")
+        await asyncio.sleep(ROOM_POLL_SECONDS)
+
+
+@contextlib.contextmanager
+def _cancel_on_interrupt(house: bootstrap.House, task_id: str, line: StageLine) -> Iterator[None]:
+    """The first Ctrl-C or SIGTERM asks for the cancel; the second gives up waiting for it."""
+    loop = asyncio.get_running_loop()
+    current = asyncio.current_task()
+    asked: list[asyncio.Task[TaskRow]] = []
+
+    def told() -> None:
+        if asked and current is not None:
+            current.cancel()
+            return
+        line.show("canceling; once more to leave at once")
+        asked.append(asyncio.ensure_future(house.store.tasks.request_cancel(task_id, now=datetime.now(UTC))))
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, told)
+    try:
+        yield
+    finally:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.remove_signal_handler(number)

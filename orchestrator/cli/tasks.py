@@ -1,0 +1,136 @@
+"""`mayfly list`, `show`, `logs`, `cancel`."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from datetime import UTC, datetime
+from typing import Annotated
+
+import typer
+
+from orchestrator.bootstrap import open_house
+from orchestrator.cli import output
+from orchestrator.cli.entry import perform
+from orchestrator.cli.follow import POLL_SECONDS, Output
+from orchestrator.cli.submission import AsJson
+from orchestrator.domain.task import TaskState
+from orchestrator.reports.task import report_of
+from orchestrator.reports.text import lines
+from orchestrator.settings import Settings
+
+TaskId = Annotated[str, typer.Argument(metavar="TASK", help="A task's id, or the beginning or end of it.")]
+
+
+def list_(
+    state: Annotated[list[TaskState] | None, typer.Option("--state", "-s", help="Only these. Repeatable.")] = None,
+    pool: Annotated[str | None, typer.Option("--pool", "-p", help="Only this pool's.")] = None,
+    limit: Annotated[int, typer.Option("--limit", "-n", min=1, help="How many at most.")] = 50,
+    as_json: AsJson = False,
+) -> None:
+    """Tasks, newest first."""
+    settings = Settings.from_environment()
+
+    async def work() -> None:
+        async with open_house(settings) as house:
+            tasks = await house.store.tasks.list(states=state, pool=pool, limit=limit)
+        if as_json:
+            output.as_json(
+                [
+                    {
+                        "id": task.id,
+                        "name": task.spec.name,
+                        "pool": task.spec.pool,
+                        "state": task.state,
+                        "stage": task.stage,
+                        "reason": task.reason,
+                        "message": task.message,
+                        "exit_code": task.exit_code,
+                        "attempt": task.attempt,
+                        "submitted_at": task.submitted_at,
+                        "finished_at": task.finished_at,
+                    }
+                    for task in tasks
+                ]
+            )
+            return
+        output.table(
+            ("task", "name", "pool", "state", "stage", "message", "submitted"),
+            (
+                (
+                    *(task.id, task.spec.name, task.spec.pool, task.state, task.stage, task.message),
+                    output.ago(task.submitted_at),
+                )
+                for task in tasks
+            ),
+            empty="no task yet: mayfly run -- echo hello",
+        )
+
+    perform(work())
+
+
+def show(task: TaskId, as_json: AsJson = False) -> None:
+    """A task's report: stages, seal, outputs, and the proof that its machine is gone."""
+    settings = Settings.from_environment()
+
+    async def work() -> None:
+        async with open_house(settings) as house:
+            report = await report_of(house.store, house.artifacts, await house.store.tasks.get(task))
+        if as_json:
+            output.as_json(report)
+            return
+        for line in lines(report):
+            output.say(output.printable(line))
+
+    perform(work())
+
+
+def logs(
+    task: TaskId,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the task is over.")] = False,
+    stream: Annotated[
+        str, typer.Option("--stream", help="stdout, stderr, both (each to its own), trace or console.")
+    ] = "both",
+) -> None:
+    """What the process printed, byte for byte."""
+    settings = Settings.from_environment()
+
+    async def work() -> None:
+        wanted = ("stdout", "stderr") if stream == "both" else (stream,)
+        async with open_house(settings) as house:
+            row = await house.store.tasks.get(task)
+            outputs = [
+                Output(house, row.id, each, sys.stderr.buffer if each == "stderr" else sys.stdout.buffer)
+                for each in wanted
+            ]
+            while True:
+                for each in outputs:
+                    await each.copy(row.attempt)
+                if row.state.over or not follow:
+                    return
+                await asyncio.sleep(POLL_SECONDS)
+                row = await house.store.tasks.get(row.id)
+
+    if stream not in ("stdout", "stderr", "both", "trace", "console"):
+        raise output.fail(f"stream: no stream {stream!r} (stdout, stderr, both, trace or console)", code=2)
+    perform(work())
+
+
+def cancel(task: TaskId, as_json: AsJson = False) -> None:
+    """Cancel a task, wherever it is. Again is fine."""
+    settings = Settings.from_environment()
+
+    async def work() -> None:
+        async with open_house(settings) as house:
+            found = await house.store.tasks.get(task)
+            after = await house.store.tasks.request_cancel(found.id, now=datetime.now(UTC))
+        if as_json:
+            output.as_json({"id": after.id, "state": after.state, "cancel_requested_at": after.cancel_requested_at})
+        elif after.state is TaskState.CANCELED:
+            output.say(f"{after.id} is canceled")
+        elif after.state.over:
+            output.say(f"{after.id} was over already: {after.state.lower()}")
+        else:
+            output.say(f"{after.id} is being canceled; its runner stops it within seconds")
+
+    perform(work())

@@ -1,0 +1,116 @@
+"""A task's report: what was asked, what happened stage by stage, what came out, and the proof that its machine is gone.
+
+Plain values, ready for JSON; `text` draws the same for people.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+from collections.abc import Iterator
+from typing import Any
+
+from orchestrator.artifacts import Artifacts, Log, LogName, Tree
+from orchestrator.store import AttemptRow, Store, TaskRow, VmRow
+from orchestrator.trace.summary import Summary, summarize
+
+Report = dict[str, Any]
+
+
+async def report_of(store: Store, artifacts: Artifacts, task: TaskRow) -> Report:
+    """The whole report. Keys: id, name, state, reason, message, exit_code, pool, command, inputs, outputs (patterns),
+    submitted_at, started_at, finished_at, attempts (see `_attempt`)."""
+    vms = {vm.id: vm for vm in await store.vms.of_task(task.id)}
+    attempts = [
+        await asyncio.to_thread(_attempt, attempt, vms.get(attempt.vm_id or ""), artifacts)
+        for attempt in await store.attempts.of_task(task.id)
+    ]
+    spec = task.spec
+    return {
+        "id": task.id,
+        "name": spec.name,
+        "state": task.state,
+        "stage": task.stage,
+        "reason": task.reason,
+        "message": task.message,
+        "exit_code": task.exit_code,
+        "cancel_requested_at": task.cancel_requested_at,
+        "pool": spec.pool,
+        "command": list(spec.command),
+        "entrypoint": spec.entrypoint,
+        "trace_profile": spec.trace,
+        "inputs": [dataclasses.asdict(each) for each in spec.inputs],
+        "outputs": list(spec.outputs),
+        "submitted_at": task.submitted_at,
+        "started_at": task.started_at,
+        "finished_at": task.finished_at,
+        "attempts": attempts,
+    }
+
+
+def _attempt(attempt: AttemptRow, vm: VmRow | None, artifacts: Artifacts) -> Report:
+    outputs = artifacts.outputs(attempt.task_id, attempt.number)
+    outcome = attempt.outcome
+    return {
+        "number": attempt.number,
+        "runner": attempt.runner_id,
+        "started_at": attempt.started_at,
+        "finished_at": attempt.finished_at,
+        "stages": [
+            {"stage": stage, "started_at": start, "seconds": None if end is None else (end - start).total_seconds()}
+            for stage, (start, end) in attempt.timings.items()
+        ],
+        "outcome": None if outcome is None else {"kind": type(outcome).__name__, **dataclasses.asdict(outcome)},
+        "cpu_seconds": attempt.usage.cpu_seconds,
+        "memory_peak_bytes": attempt.usage.memory_peak_bytes,
+        "machine": attempt.environment,
+        "vm": None if vm is None else _vm(vm),
+        "logs": [_log(name, artifacts.log(attempt.task_id, attempt.number, name)) for name in LogName],
+        "outputs": None if outputs is None else manifest_of(outputs),
+    }
+
+
+def _vm(vm: VmRow) -> Report:
+    return {
+        "id": vm.id,
+        "cloud_id": vm.cloud_id,
+        "image_version": vm.image_version,
+        "host_key": vm.host_key,
+        "address": vm.address,
+        "state": vm.state,
+        "created_at": vm.created_at,
+        "destroyed_at": vm.destroyed_at,
+        "proof": vm.close_proof,
+    }
+
+
+def _log(name: LogName, log: Log) -> Report:
+    state = log.state()
+    return {"name": name, "bytes": state.kept_bytes, "cut": state.cut, "seen_bytes": state.seen_bytes}
+
+
+def manifest_of(tree: Tree) -> Report:
+    """The outputs of an attempt: `complete`, and of each file its path, size in bytes, permission bits and sha256."""
+    return {
+        "complete": tree.complete,
+        "files": [
+            {"path": file.path, "size": file.size, "mode": f"{file.mode:04o}", "sha256": file.sha256}
+            for file in tree.files
+        ],
+    }
+
+
+def trace_summary(log: Log) -> Summary:
+    """What the trace of an attempt says, read as a stream."""
+    return summarize(_lines(log))
+
+
+def _lines(log: Log) -> Iterator[str]:
+    rest, offset = b"", 0
+    while chunk := log.read(offset):
+        offset += len(chunk)
+        *lines, rest = (rest + chunk).split(b"\n")
+        for line in lines:
+            yield line.decode(errors="replace")
+    if rest:
+        yield rest.decode(errors="replace")

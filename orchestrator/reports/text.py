@@ -1,0 +1,62 @@
+"""A report drawn as lines for people."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from orchestrator.reports.task import Report
+
+
+def lines(report: Report) -> Iterator[str]:
+    """The report, a line at a time. Text in it may come from a guest: whoever prints it makes it printable."""
+    name = f" ({report['name']})" if report["name"] else ""
+    yield f"task      {report['id']}{name}"
+    yield f"state     {report['state']}" + (f", {report['stage']}" if report["stage"] else "") + _because(report)
+    yield f"command   {' '.join(_shown(word) for word in report['command'])}"
+    yield f"pool      {report['pool']}, entry point {report['entrypoint']}, trace {report['trace_profile']}"
+    for each in report["inputs"]:
+        yield f"input     {each['source']} → /task/in/{each['dest']}  {each['blob'][:12]}"
+    for attempt in report["attempts"]:
+        yield ""
+        yield from _attempt_lines(attempt)
+
+
+def _attempt_lines(attempt: dict[str, Any]) -> Iterator[str]:
+    yield f"attempt {attempt['number']}"
+    for stage in attempt["stages"]:
+        seconds = "…" if stage["seconds"] is None else f"{stage['seconds']:7.2f} s"
+        yield f"  {stage['stage']:<14}{seconds}"
+    if attempt["cpu_seconds"] is not None:
+        peak = attempt["memory_peak_bytes"]
+        yield f"  used          {attempt['cpu_seconds']:.2f} s of CPU" + (
+            f", {peak / 2**20:.0f} MiB at the peak" if peak else ""
+        )
+    probes = attempt["machine"].get("seal")
+    if probes is not None:
+        reached = [probe["target"] for probe in probes if probe["reached"]]
+        yield "  seal          " + (
+            f"BROKEN: reached {', '.join(reached)}"
+            if reached
+            else f"holds: {len(probes)} probes, none reached anything"
+        )
+    logs = [
+        f"{log['name']} {log['bytes']} B{' (cut)' if log['cut'] else ''}" for log in attempt["logs"] if log["bytes"]
+    ]
+    yield "  logs          " + ", ".join(logs)
+    for entry in (attempt["outputs"] or {"files": []})["files"]:
+        yield f"  output        {entry['path']}  {entry['size']} B  sha256 {entry['sha256'][:16]}…"
+    vm = attempt["vm"]
+    if vm is not None:
+        gone = f"{vm['state']} at {vm['destroyed_at']:%H:%M:%S}" if vm["destroyed_at"] else vm["state"]
+        yield f"  machine       {vm['id']} (OpenNebula {vm['cloud_id']}, {vm['image_version']}): {gone}"
+        if vm["proof"]:
+            yield f"  proof         {vm['proof']}"
+
+
+def _because(report: Report) -> str:
+    return f": {report['message']}" if report["message"] else ""
+
+
+def _shown(word: str) -> str:
+    return word if word and all(c.isalnum() or c in "-_./=:,+@%*" for c in word) else repr(word)

@@ -1,0 +1,28 @@
+"""What a runner works with: the doors, wired by bootstrap, the same for every attempt."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+
+from orchestrator.artifacts import Artifacts
+from orchestrator.domain.pool import Pool
+from orchestrator.guest.keys import KeyPair
+from orchestrator.opennebula import Cloud
+from orchestrator.store import Store
+
+Console = Callable[[int], Awaitable[str]]
+"""The text that a VM (OpenNebula's id) wrote to its serial console so far; "" where the cloud does not tell."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tools:
+    """`client_key` is what every VM lets in as root; `console` reads a machine's serial console."""
+
+    runner_id: str
+    store: Store
+    artifacts: Artifacts
+    cloud: Cloud
+    pools: Mapping[str, Pool]
+    client_key: KeyPair
+    console: Console

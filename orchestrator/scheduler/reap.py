@@ -1,0 +1,100 @@
+"""Close what nobody answers for: leases that ran out, VMs whose attempt is over, machines that no row knows.
+
+The decisions are `decide.reap`'s; a machine that merely looks lost is touched at its second sighting only, so the
+suspects of one round are kept for the next.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import assert_never
+
+from orchestrator.decide.reap import (
+    Adopt,
+    Close,
+    Decision,
+    Destroy,
+    DestroyOrphan,
+    Expire,
+    Facts,
+    HeldTask,
+    OpenVm,
+    SeenVm,
+    reap,
+)
+from orchestrator.domain.outcome import failed
+from orchestrator.domain.vm import VmState
+from orchestrator.opennebula import Cloud, Phase
+from orchestrator.store import Finished, Lease, Store, VmMoved
+
+TERMINATE_SECONDS = 30.0
+AGAIN_SECONDS = 60.0
+
+
+class Reap:
+    """The chore. `suspects`: what the last round saw and did not touch yet."""
+
+    interval_seconds = 10.0
+
+    def __init__(self) -> None:
+        self.suspects: frozenset[str] = frozenset()
+
+    async def run_once(self, store: Store, cloud: Cloud) -> list[str]:
+        """Load, decide, apply; a line for each thing done. Raises CloudError when OpenNebula cannot be asked."""
+        now = datetime.now(UTC)
+        found = reap(await _load(store, cloud, now), self.suspects, now)
+        self.suspects = found.suspects
+        return [line for decision in found.decisions if (line := await _apply(decision, store, cloud))]
+
+
+async def _load(store: Store, cloud: Cloud, now: datetime) -> Facts:
+    # The machines first: one that is made between the two readings then has its row, and is no orphan.
+    seen = [
+        SeenVm(vm.id, vm.tags.get("MAYFLY_VM", ""), vm.phase is Phase.DONE)
+        for vm in await cloud.vms(store.installation_id)
+    ]
+    held = [
+        HeldTask(task.id, task.attempt, task.runner_id, task.lease_expires_at)
+        for task in await store.tasks.expired(now=now)
+        if task.runner_id is not None and task.lease_expires_at is not None
+    ]
+    vms = []
+    for vm in await store.vms.open():
+        wanted = False
+        if vm.task_id is not None:
+            task = await store.tasks.get(vm.task_id)
+            wanted = not task.state.over and task.attempt == vm.attempt
+        vms.append(OpenVm(vm.id, vm.cloud_id, vm.state, vm.deadline_at or now, wanted))
+    return Facts(held, vms, seen)
+
+
+async def _apply(decision: Decision, store: Store, cloud: Cloud) -> str:
+    """Do it; say what was done, or nothing when it came too late."""
+    now = datetime.now(UTC)
+    match decision:
+        case Expire(task, reason):
+            verdict = failed(reason, f"runner {task.runner_id} stopped answering: its lease ran out")
+            lease = Lease(task.task_id, task.attempt, task.runner_id)
+            done = await store.tasks.finish(Finished.by(lease, verdict), now=now, if_expired=True)
+            return f"task {task.task_id} failed: {verdict.message}" if done else ""
+        case Adopt(vm_id, cloud_id):
+            done = await store.vms.set_cloud_id(vm_id, cloud_id, now=now)
+            return f"vm {vm_id} is OpenNebula's {cloud_id}" if done else ""
+        case Destroy(vm_id, cloud_id, because):
+            again = now + timedelta(seconds=AGAIN_SECONDS)
+            moved = VmMoved(vm_id, VmState.DESTROYING, None, deadline_at=again, because=because)
+            await store.vms.move(moved, now=now)
+            await cloud.terminate(cloud_id, within=TERMINATE_SECONDS)
+            return await _close(store, vm_id, f"OpenNebula says DONE of VM {cloud_id}")
+        case DestroyOrphan(cloud_id, because):
+            await cloud.terminate(cloud_id, within=TERMINATE_SECONDS)
+            return f"OpenNebula's VM {cloud_id} is destroyed: {because}"
+        case Close(vm_id, proof):
+            return await _close(store, vm_id, proof)
+        case _:
+            assert_never(decision)
+
+
+async def _close(store: Store, vm_id: str, proof: str) -> str:
+    moved = VmMoved(vm_id, VmState.DESTROYED, None, close_proof=proof)
+    return f"vm {vm_id} is closed: {proof}" if await store.vms.move(moved, now=datetime.now(UTC)) else ""

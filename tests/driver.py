@@ -1,0 +1,97 @@
+"""Driving Mayfly as its users do: the command line in a process of its own, and any OpenNebula client."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyone
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@dataclass(frozen=True)
+class Done:
+    """A `mayfly` command that has ended."""
+
+    exit_code: int
+    stdout: str
+    stderr: str
+
+    def json(self) -> Any:
+        return json.loads(self.stdout)
+
+
+@dataclass(frozen=True)
+class Mayfly:
+    """The command line with an environment of its own, as a person has it."""
+
+    environment: dict[str, str]
+
+    @property
+    def home(self) -> Path:
+        return Path(self.environment["MAYFLY_HOME"])
+
+    def start(self, *words: str | Path, cwd: Path = ROOT) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [sys.executable, "-m", "orchestrator", *map(str, words)],
+            cwd=cwd,
+            env={**os.environ, **self.environment},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            errors="surrogateescape",
+        )
+
+    def __call__(self, *words: str | Path, seconds: float = 300, cwd: Path = ROOT) -> Done:
+        process = self.start(*words, cwd=cwd)
+        try:
+            stdout, stderr = process.communicate(timeout=seconds)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            stdout, stderr = process.communicate()
+            raise AssertionError(f"mayfly {' '.join(map(str, words))} still ran after {seconds} s:\n{stderr}") from None
+        return Done(process.returncode, stdout, stderr)
+
+    def with_environment(self, **more: str) -> Mayfly:
+        return Mayfly({**self.environment, **more})
+
+
+@dataclass(frozen=True)
+class TestCloud:
+    """The local cloud of the run: an OpenNebula endpoint like any other."""
+
+    __test__ = False
+
+    url: str
+    auth: Path
+    home: Path
+
+    def client(self) -> pyone.OneServer:
+        return pyone.OneServer(self.url, session=self.auth.read_text().strip())
+
+    def machines(self) -> list[int]:
+        """Ids of the VMs that are not DONE."""
+        return [vm.ID for vm in self.client().vmpool.info(-2, -1, -1, -1).VM]
+
+    def processes(self) -> list[int]:
+        """The QEMU processes of this cloud, from the process table."""
+        return qemu_processes(self.home)
+
+
+def qemu_processes(home: Path) -> list[int]:
+    """QEMU processes whose command line names `home`."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        with contextlib.suppress(OSError):
+            line = (entry / "cmdline").read_bytes() if entry.name.isdigit() else b""
+            if b"qemu-system" in line and os.fsencode(home) in line:
+                found.append(int(entry.name))
+    return found
