@@ -18,7 +18,7 @@ from orchestrator.domain.errors import ConnectionLost, Unreachable
 from orchestrator.domain.outcome import Lost, Outcome, Usage
 from orchestrator.guest import wire
 from orchestrator.guest.attendant import Attendant
-from orchestrator.guest.connect import VmGone, Way
+from orchestrator.guest.way import VmGone, Way
 from orchestrator.guest.errors import AlreadyStarted, Dropped, LaunchFailed, StepFailed, VmLost, printable
 from orchestrator.guest.exit_record import outcome_of, parse_record, usage_of
 from orchestrator.guest.following import NoProcess, Sink, pump

@@ -99,6 +99,7 @@ def _command(launch: Launch) -> str:
     words = [*launch.trace, "env", "-i", *(f"{name}={value}" for name, value in environment.items()), *argv]
     return (
         f": >{RUN_DIRECTORY}/launched\n"
+        "export LC_ALL=C\n"
         f"exec >{RUN_DIRECTORY}/stdout 2>{RUN_DIRECTORY}/stderr\n"
         f"exec {shlex.join(words)}\n"
     )
