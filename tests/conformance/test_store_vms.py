@@ -1,0 +1,189 @@
+"""What every database must do with VMs: the intent first, legal moves only, closed on proof."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from orchestrator.domain.outcome import Reason
+from orchestrator.domain.task import TaskSpec, TaskState
+from orchestrator.domain.vm import LEGAL_MOVES, VmState
+from orchestrator.store import Finished, Lease, Requeued, Store, VmMoved, VmRequest, VmRow
+
+T0 = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
+WAY = {
+    VmState.REQUESTED: [],
+    VmState.BOOTING: [VmState.BOOTING],
+    VmState.READY: [VmState.BOOTING, VmState.READY],
+    VmState.IN_USE: [VmState.BOOTING, VmState.READY, VmState.IN_USE],
+    VmState.DESTROYING: [VmState.DESTROYING],
+    VmState.DESTROYED: [VmState.DESTROYED],
+}
+
+
+def at(seconds: float) -> datetime:
+    return T0 + timedelta(seconds=seconds)
+
+
+@pytest.fixture
+async def store(tmp_path: Path) -> AsyncIterator[Store]:
+    async with await Store.open(f"sqlite:///{tmp_path / 'mayfly.db'}") as opened:
+        yield opened
+
+
+@pytest.fixture
+async def lease(store: Store) -> Lease:
+    me = await store.runners.register(host="here", pid=1, pools=["small"], now=T0)
+    await store.tasks.submit(TaskSpec("small", ("true",)), now=T0)
+    claim = await store.tasks.claim(me.id, ["small"], lease_seconds=30, now=T0)
+    assert claim is not None
+    return claim.lease
+
+
+async def requested(store: Store, lease: Lease) -> VmRow:
+    vm = await store.vms.request(
+        VmRequest("small", "debian-12/3", lease.runner_id, at(60), lease, host_key="SHA256:abc"), now=at(1)
+    )
+    assert vm is not None
+    return vm
+
+
+def to(vm: VmRow, state: VmState, runner_id: str | None, **more: str) -> VmMoved:
+    if state is VmState.DESTROYED:
+        return VmMoved(vm.id, state, runner_id, close_proof="OpenNebula says DONE", **more)
+    return VmMoved(vm.id, state, runner_id, deadline_at=at(120), **more)
+
+
+async def moved(store: Store, vm: VmRow, state: VmState, runner_id: str | None) -> None:
+    for step in WAY[state]:
+        assert await store.vms.move(to(vm, step, runner_id), now=at(2))
+
+
+async def test_the_intent_is_written_before_opennebula_is_asked(store: Store, lease: Lease) -> None:
+    vm = await requested(store, lease)
+    assert vm == VmRow(
+        id=vm.id,
+        cloud_id=None,
+        pool="small",
+        image_version="debian-12/3",
+        state=VmState.REQUESTED,
+        host_key="SHA256:abc",
+        address=None,
+        task_id=lease.task_id,
+        attempt=1,
+        runner_id=lease.runner_id,
+        created_at=at(1),
+        moved_at=at(1),
+        deadline_at=at(60),
+        destroyed_at=None,
+        close_proof=None,
+    )
+    assert await store.vms.get(vm.id) == vm
+    attempt = await store.attempts.get(lease.task_id, 1)
+    assert attempt is not None and attempt.vm_id == vm.id
+
+
+async def test_an_attempt_has_one_vm_and_none_when_it_is_over(store: Store, lease: Lease) -> None:
+    vm = await requested(store, lease)
+    request = VmRequest("small", "1", lease.runner_id, at(60), lease)
+    assert await store.vms.request(request, now=at(2)) is None
+    assert await store.vms.list() == (vm,)
+    await store.tasks.requeue(Requeued(lease, Reason.INTERNAL), now=at(3))
+    again = await store.tasks.claim(lease.runner_id, ["small"], lease_seconds=30, now=at(4))
+    assert again is not None
+    assert await store.vms.request(request, now=at(5)) is None
+    await store.tasks.finish(Finished(again.lease, TaskState.FAILED), now=at(6))
+    assert await store.vms.request(VmRequest("small", "1", lease.runner_id, at(60), again.lease), now=at(7)) is None
+    assert await store.vms.list() == (vm,)
+    assert not [e for e in await store.events.list() if e.kind == "vm.requested" and e.vm_id != vm.id]
+
+
+async def test_a_vm_for_nobody_yet_is_requested_too(store: Store, lease: Lease) -> None:
+    vm = await store.vms.request(VmRequest("small", "1", lease.runner_id, at(60)), now=at(1))
+    assert vm is not None and (vm.task_id, vm.attempt) == (None, None)
+    await moved(store, vm, VmState.READY, lease.runner_id)
+    assert not await store.vms.move(to(vm, VmState.IN_USE, lease.runner_id), now=at(3))  # used by whom?
+
+
+async def test_opennebulas_id_is_written_once(store: Store, lease: Lease) -> None:
+    vm = await requested(store, lease)
+    assert await store.vms.set_cloud_id(vm.id, 7, now=at(2))
+    assert await store.vms.set_cloud_id(vm.id, 7, now=at(2))
+    assert not await store.vms.set_cloud_id(vm.id, 8, now=at(3))
+    assert not await store.vms.set_cloud_id("nobody", 8, now=at(3))
+    known = await store.vms.get(vm.id)
+    assert known is not None and known.cloud_id == 7
+
+
+async def test_a_life_is_told_move_by_move(store: Store, lease: Lease) -> None:
+    vm = await requested(store, lease)
+    me = lease.runner_id
+    assert await store.vms.move(
+        VmMoved(vm.id, VmState.BOOTING, me, deadline_at=at(300), address="127.0.0.9"), now=at(2)
+    )
+    booting = await store.vms.get(vm.id)
+    assert booting is not None
+    assert (booting.address, booting.moved_at, booting.deadline_at) == ("127.0.0.9", at(2), at(300))
+    for n, state in enumerate((VmState.READY, VmState.IN_USE, VmState.DESTROYING)):
+        assert await store.vms.move(to(vm, state, me, because=f"why {n}"), now=at(3 + n))
+    assert await store.vms.open() == (await store.vms.get(vm.id),)
+    assert await store.vms.move(to(vm, VmState.DESTROYED, me), now=at(9))
+    gone = await store.vms.get(vm.id)
+    assert gone is not None
+    assert (gone.state, gone.destroyed_at, gone.close_proof) == (VmState.DESTROYED, at(9), "OpenNebula says DONE")
+    assert (gone.deadline_at, gone.address) == (None, "127.0.0.9")
+    assert await store.vms.open() == ()
+    assert await store.vms.of_task(lease.task_id) == (gone,) == await store.vms.list()
+    told = [(e.data["state"], e.data["because"]) for e in await store.events.list() if e.kind == "vm.moved"]
+    assert told == [
+        ("BOOTING", ""),
+        ("READY", "why 0"),
+        ("IN_USE", "why 1"),
+        ("DESTROYING", "why 2"),
+        ("DESTROYED", "OpenNebula says DONE"),
+    ]
+
+
+@pytest.mark.parametrize("source", VmState)
+async def test_legal_moves_are_made_and_all_others_change_nothing(store: Store, lease: Lease, source: VmState) -> None:
+    for target in VmState:
+        vm = await store.vms.request(VmRequest("small", "1", lease.runner_id, at(60)), now=at(1))
+        assert vm is not None
+        if VmState.IN_USE in (source, target):  # an attempt has one VM, so each of these needs its own
+            task = await store.tasks.submit(TaskSpec("small", ("true",)), now=T0)
+            claim = await store.tasks.claim(lease.runner_id, ["small"], lease_seconds=30, now=T0, only=task.id)
+            assert claim is not None
+            vm = await requested(store, claim.lease)
+        await moved(store, vm, source, lease.runner_id)
+        before, log = await store.vms.get(vm.id), await store.events.list()
+        did = await store.vms.move(to(vm, target, lease.runner_id), now=at(9))
+        assert did == (target in LEGAL_MOVES[source]), (source, target)
+        after = await store.vms.get(vm.id)
+        assert after is not None
+        if did:
+            assert after.state is target
+        else:
+            assert after == before and await store.events.list() == log
+
+
+async def test_another_runner_moves_nothing_and_upkeep_does(store: Store, lease: Lease) -> None:
+    vm = await requested(store, lease)
+    other = await store.runners.register(host="there", pid=2, pools=[], now=T0)
+    assert not await store.vms.move(to(vm, VmState.BOOTING, other.id), now=at(2))
+    assert not await store.vms.move(to(vm, VmState.BOOTING, ""), now=at(2))
+    assert await store.vms.move(to(vm, VmState.DESTROYING, None), now=at(3))
+    assert not await store.vms.move(VmMoved("nobody", VmState.DESTROYING, None, deadline_at=at(9)), now=at(3))
+
+
+async def test_no_state_but_the_last_is_without_a_deadline_and_that_one_has_proof() -> None:
+    with pytest.raises(ValueError, match="closed only on proof"):
+        VmMoved("v", VmState.DESTROYED, None)
+    with pytest.raises(ValueError, match="closed only on proof"):
+        VmMoved("v", VmState.DESTROYED, None, close_proof="")
+    for state in VmState:
+        if state is not VmState.DESTROYED:
+            with pytest.raises(ValueError, match="needs a deadline"):
+                VmMoved("v", state, None)
