@@ -1,27 +1,34 @@
-"""The only file that knows everyone: it builds the parts and wires them. Nobody but the command line calls it."""
+"""The only file that knows everyone: it builds the parts and wires them. Nobody but the command line calls it.
+
+A door is imported where it is opened, so that a command that only reads the database does not wait for the others.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import fcntl
 import os
+import time
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from orchestrator.artifacts import Artifacts
 from orchestrator.domain.errors import CloudUnreachable, NotPossible
 from orchestrator.domain.pool import Pool
-from orchestrator.guest.keys import KeyPair, make_key, read_key
-from orchestrator.localcloud import daemon
-from orchestrator.opennebula import Cloud, read_session
-from orchestrator.runner import loop
-from orchestrator.runner.tools import Console, Tools
 from orchestrator.settings import Settings
 from orchestrator.store import Store
 
+if TYPE_CHECKING:
+    from orchestrator.guest.keys import KeyPair
+    from orchestrator.localcloud.daemon import Endpoint
+    from orchestrator.opennebula import Cloud
+    from orchestrator.runner.tools import Console, Tools
+
 CONSOLE_TAIL_BYTES = 16 * 1024
+CLOUD_START_SECONDS = 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,14 +62,39 @@ async def open_house(settings: Settings) -> AsyncIterator[House]:
 
 async def load_pools(settings: Settings) -> Mapping[str, Pool]:
     """The pools of the inventory, checked. Raises InvalidPool."""
-    from orchestrator.provisioning.inventory import load_pools as read  # Ansible takes half a second to import
+    from orchestrator.provisioning.inventory import load_pools as read
 
     return await read(settings.inventory, cache=settings.home / "cache")
 
 
-def ensure_cloud(home: Path, hypervisor: str = "qemu") -> daemon.Endpoint:
-    """The local cloud of `home`, started unless it runs."""
-    return daemon.status(home) or daemon.start(home, hypervisor)
+def find_cloud(home: Path) -> Endpoint | None:
+    """The local cloud of `home`, if it runs."""
+    from orchestrator.localcloud import daemon
+
+    return daemon.status(home)
+
+
+def ensure_cloud(home: Path, hypervisor: str = "qemu") -> Endpoint:
+    """The local cloud of `home`, started unless it runs. Raises NotPossible when it cannot be."""
+    from orchestrator.localcloud import daemon
+
+    deadline = time.monotonic() + CLOUD_START_SECONDS
+    while True:
+        try:
+            return daemon.status(home) or daemon.start(home, hypervisor)
+        except daemon.AlreadyRunning as other:  # another process is starting it: wait until it answers
+            if time.monotonic() > deadline:
+                raise NotPossible("local cloud", str(other), "see cloud.log there") from other
+            time.sleep(0.1)
+        except daemon.CloudNotStarted as failure:
+            raise NotPossible("local cloud", str(failure), "see mayfly doctor") from failure
+
+
+def stop_cloud(home: Path) -> bool:
+    """Stop the local cloud of `home`; False when it did not run. Its machines go on."""
+    from orchestrator.localcloud import daemon
+
+    return daemon.stop(home)
 
 
 @asynccontextmanager
@@ -71,9 +103,11 @@ async def open_cloud(settings: Settings, *, start: bool = False) -> AsyncIterato
 
     Raises CloudUnreachable, CloudDenied, NotPossible.
     """
+    from orchestrator.opennebula import Cloud, read_session
+
     if settings.uses_local_cloud:
         make_home(settings)
-        endpoint = await asyncio.to_thread(ensure_cloud if start else daemon.status, settings.cloud_home)
+        endpoint = await asyncio.to_thread(ensure_cloud if start else find_cloud, settings.cloud_home)
         if endpoint is None:
             raise CloudUnreachable(
                 "the local cloud does not run: start it with mayfly cloud start (or mayfly up), or name an OpenNebula "
@@ -88,10 +122,13 @@ async def open_cloud(settings: Settings, *, start: bool = False) -> AsyncIterato
 @asynccontextmanager
 async def open_tools(house: House, *, start_cloud: bool = False) -> AsyncIterator[Tools]:
     """A runner's tools, the runner being registered for as long as they are open."""
+    from orchestrator.runner.loop import registered
+    from orchestrator.runner.tools import Tools
+
     pools = await load_pools(house.settings)
     async with AsyncExitStack() as opened:
         cloud = await opened.enter_async_context(open_cloud(house.settings, start=start_cloud))
-        runner_id = await opened.enter_async_context(loop.registered(house.store, tuple(pools)))
+        runner_id = await opened.enter_async_context(registered(house.store, tuple(pools)))
         yield Tools(
             runner_id=runner_id,
             store=house.store,
@@ -105,6 +142,8 @@ async def open_tools(house: House, *, start_cloud: bool = False) -> AsyncIterato
 
 def client_key(settings: Settings) -> KeyPair:
     """The key with which this home's runners enter their machines; made on first use, readable by the owner alone."""
+    from orchestrator.guest.keys import make_key, read_key
+
     path = settings.home / "keys" / "runner_ed25519"
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     fresh = path.with_name(f".{path.name}.{os.getpid()}")

@@ -1,17 +1,66 @@
-"""The `mayfly` command: its groups, and the one place where errors become messages and exit statuses."""
+"""The `mayfly` command and its table of commands. A command's module is imported only when it is wanted."""
 
 from __future__ import annotations
 
+import importlib
 import logging
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand, TyperGroup
 
 from orchestrator import __version__, log
-from orchestrator.cli import cloud, doctor, output, pool, results, run, services, submit, tasks, vm
+from orchestrator.cli import output
+
+_COMMANDS = {
+    "run": "run:run",
+    "submit": "submit:submit",
+    "list": "tasks:list_",
+    "show": "tasks:show",
+    "logs": "tasks:logs",
+    "cancel": "tasks:cancel",
+    "results": "results:results",
+    "trace": "results:trace",
+    "up": "services:up",
+    "runner": "services:runner",
+    "scheduler": "services:scheduler",
+    "chore": "services:chore",
+    "vm": "vm:app",
+    "pool": "pool:app",
+    "image": "image:app",
+    "cloud": "cloud:app",
+    "doctor": "doctor:doctor",
+}
+"""Name → module of this package and what it is there: a function, or a group of further commands."""
+
+_TAKES_A_COMMAND = ("run", "submit")
+
+
+class _Commands(TyperGroup):
+    """The table, looked up when needed: `mayfly list` does not wait for what `mayfly run` imports."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        if cmd_name not in _COMMANDS:
+            return None
+        module, _, name = _COMMANDS[cmd_name].partition(":")
+        found = getattr(importlib.import_module(f"orchestrator.cli.{module}"), name)
+        if isinstance(found, typer.Typer):
+            command: Any = typer.main.get_group(found)
+        else:
+            alone = typer.Typer(add_completion=False)
+            settings = {"allow_interspersed_args": False} if cmd_name in _TAKES_A_COMMAND else {}
+            alone.command(cmd_name, cls=TyperCommand, context_settings=settings)(found)
+            command = typer.main.get_command(alone)
+        command.name = cmd_name
+        return command
+
 
 app = typer.Typer(
     name="mayfly",
+    cls=_Commands,
     help="Run every process in a virtual machine of its own, sealed and traced, destroyed when it ends.",
     no_args_is_help=True,
     add_completion=False,
@@ -28,25 +77,8 @@ def _version(wanted: bool) -> None:
 @app.callback()
 def _options(
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log what happens, on stderr.")] = False,
-    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True)] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
 ) -> None:
     log.configure(logging.INFO if verbose else logging.ERROR)
-
-
-app.command("up")(services.up)
-app.command("runner")(services.runner)
-app.command("scheduler")(services.scheduler)
-app.command("chore")(services.chore)
-app.command("run", context_settings={"allow_interspersed_args": False})(run.run)
-app.command("submit", context_settings={"allow_interspersed_args": False})(submit.submit)
-app.command("list")(tasks.list_)
-app.command("show")(tasks.show)
-app.command("logs")(tasks.logs)
-app.command("cancel")(tasks.cancel)
-app.command("results")(results.results)
-app.command("trace")(results.trace)
-app.command("doctor")(doctor.doctor)
-app.add_typer(vm.app, name="vm", help="The virtual machines that Mayfly made.")
-app.add_typer(pool.app, name="pool", help="The pools of the inventory.")
-# app.add_typer(image.app, name="image", help="Base images: build, promote, roll back.")
-app.add_typer(cloud.app, name="cloud", help="The embedded local cloud of this home.")

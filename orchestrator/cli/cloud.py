@@ -7,14 +7,13 @@ from typing import Annotated
 
 import typer
 
-from orchestrator.bootstrap import ensure_cloud, make_home
+from orchestrator.bootstrap import ensure_cloud, find_cloud, make_home, stop_cloud
 from orchestrator.cli import output
 from orchestrator.cli.entry import perform
 from orchestrator.cli.submission import AsJson
-from orchestrator.localcloud import daemon
 from orchestrator.settings import Settings
 
-app = typer.Typer(no_args_is_help=True)
+app = typer.Typer(no_args_is_help=True, help="The embedded local cloud of this home.")
 
 
 @app.command()
@@ -43,7 +42,7 @@ def status(as_json: AsJson = False) -> None:
     settings = Settings.from_environment()
 
     async def work() -> int:
-        endpoint = await asyncio.to_thread(daemon.status, settings.cloud_home)
+        endpoint = await asyncio.to_thread(find_cloud, settings.cloud_home)
         if as_json:
             output.as_json(
                 {"running": False}
@@ -65,7 +64,7 @@ def stop() -> None:
     settings = Settings.from_environment()
 
     async def work() -> None:
-        stopped = await asyncio.to_thread(daemon.stop, settings.cloud_home)
+        stopped = await asyncio.to_thread(stop_cloud, settings.cloud_home)
         output.say("the local cloud stopped" if stopped else "the local cloud was not running")
 
     perform(work())

@@ -8,7 +8,6 @@ from typing import Any, TypeVar
 
 from orchestrator.cli import output
 from orchestrator.domain.errors import MayflyError, PlatformError, UserError
-from orchestrator.localcloud.daemon import CloudNotStarted
 
 USER_ERROR_EXIT = 2
 PLATFORM_ERROR_EXIT = 1
@@ -26,7 +25,7 @@ def perform(work: Coroutine[Any, Any, _T], *, failure_exit: int | None = None) -
         if error.evidence:
             output.note(output.printable_lines(error.evidence))
         raise output.fail(str(error), code=failure_exit or PLATFORM_ERROR_EXIT) from None
-    except (MayflyError, CloudNotStarted) as error:
+    except MayflyError as error:
         raise output.fail(str(error), code=failure_exit or PLATFORM_ERROR_EXIT) from None
     except (KeyboardInterrupt, asyncio.CancelledError):
         raise SystemExit(130) from None

@@ -12,7 +12,7 @@ from orchestrator.cli.entry import perform
 from orchestrator.cli.submission import AsJson
 from orchestrator.settings import Settings
 
-app = typer.Typer(no_args_is_help=True)
+app = typer.Typer(no_args_is_help=True, help="The pools of the inventory.")
 
 
 @app.command("list")

@@ -13,7 +13,7 @@ from orchestrator.cli.entry import perform
 from orchestrator.cli.submission import AsJson
 from orchestrator.settings import Settings
 
-app = typer.Typer(no_args_is_help=True)
+app = typer.Typer(no_args_is_help=True, help="The virtual machines that Mayfly made.")
 
 
 @app.command("list")
