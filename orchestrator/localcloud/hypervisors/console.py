@@ -33,27 +33,25 @@ os.chdir("/")
 path, limit = sys.argv[1], int(sys.argv[2])
 os.umask(0o077)
 def fresh():
-    return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC)
-try:
-    os.replace(path, path + ".1")
-except OSError:
-    pass
+    try:
+        os.replace(path, path + ".1")
+    except OSError:
+        pass
+    try:
+        return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError:
+        return None
 log, size = fresh(), 0
 while True:
     data = os.read(0, 65536)
     if not data:
         break
     if size + len(data) > limit:
-        try:
-            os.replace(path, path + ".1")
+        if log is not None:
             os.close(log)
-            log = fresh()
-        except OSError:
-            os.ftruncate(log, 0)
-            os.lseek(log, 0, os.SEEK_SET)
-        size = 0
+        log, size = fresh(), 0
     try:
-        size += os.write(log, data)
+        size += len(data) if log is None else os.write(log, data)
     except OSError:
         pass
 """

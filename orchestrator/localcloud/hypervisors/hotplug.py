@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import socket
 import time
-from typing import Any
 
 from orchestrator.localcloud.hypervisors import HypervisorError, NicSpec
 from orchestrator.localcloud.hypervisors.qemu_argv import PORTS, forwarding, port_name
@@ -12,6 +11,7 @@ from orchestrator.localcloud.hypervisors.qmp import Qmp
 
 _UNPLUG_SECONDS = 10.0
 _POLL_SECONDS = 0.1
+_DEVICES = "/machine/peripheral"
 
 
 def require_free(nic: NicSpec) -> None:
@@ -28,8 +28,8 @@ def require_free(nic: NicSpec) -> None:
 
 def plug_nic(qmp: Qmp, nic: NicSpec) -> None:
     """Into the first free port. Raises HypervisorError: no free port, an address in use, an id taken."""
-    ports = _ports(qmp)
-    free = next((name for name, devices in ports.items() if not devices), None)
+    taken = _taken_ports(qmp)
+    free = next((name for name in map(port_name, range(PORTS)) if name not in taken), None)
     if free is None:
         raise HypervisorError(f"no port is free for another NIC: {PORTS} is the most")
     netdev, device = f"net{nic.nic_id}", f"nic{nic.nic_id}"
@@ -55,7 +55,7 @@ def unplug_nic(qmp: Qmp, nic_id: int) -> None:
     device = f"nic{nic_id}"
     qmp.execute("device_del", id=device)
     deadline = time.monotonic() + _UNPLUG_SECONDS
-    while (plugged := _is_plugged(qmp, device)) and time.monotonic() < deadline:
+    while (plugged := device in _devices(qmp)) and time.monotonic() < deadline:
         time.sleep(_POLL_SECONDS)
     qmp.execute("netdev_del", id=f"net{nic_id}")
     if plugged:
@@ -64,16 +64,13 @@ def unplug_nic(qmp: Qmp, nic_id: int) -> None:
         )
 
 
-def _is_plugged(qmp: Qmp, device: str) -> bool:
-    return any(device in devices for devices in _ports(qmp).values())
+def _devices(qmp: Qmp) -> list[str]:
+    """The ids of the machine's devices. QEMU's object tree knows them from the first moment on, whereas its list of PCI
+    devices (query-pci) sees into a port only when the guest has numbered the buses."""
+    return [child["name"] for child in qmp.execute("qom-list", path=_DEVICES)]
 
 
-def _ports(qmp: Qmp) -> dict[str, list[str]]:
-    """Our ports by name, with the ids of what is in them: QEMU's own account."""
-    known = {port_name(port) for port in range(PORTS)}
-    found: list[dict[str, Any]] = [device for bus in qmp.execute("query-pci") for device in bus["devices"]]
-    return {
-        device["qdev_id"]: [inside["qdev_id"] for inside in device.get("pci_bridge", {}).get("devices", [])]
-        for device in found
-        if device["qdev_id"] in known
-    }
+def _taken_ports(qmp: Qmp) -> set[str]:
+    nics = [device for device in _devices(qmp) if device.startswith("nic")]
+    buses = [qmp.execute("qom-get", path=f"{_DEVICES}/{nic}", property="parent_bus") for nic in nics]
+    return {str(bus).rpartition("/")[2] for bus in buses}

@@ -41,7 +41,7 @@ class Record:
         by the pid file that it wrote itself."""
         try:
             found = json.loads((directory / _FILE).read_text())
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return None
         except ValueError as error:
             raise HypervisorError(f"{directory / _FILE}: {error}") from error
