@@ -22,14 +22,12 @@ class _Part(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class BuildSize(_Part):
-    """The machine that is provisioned, and how long things may take (seconds, from the file's `5m`)."""
+class MachineSize(_Part):
+    """A machine to start: `memory` in bytes, `network` by its name in OpenNebula."""
 
     cpus: Annotated[int, Field(ge=1)]
     memory: Size
     network: str
-    boot_timeout: Time
-    provision_timeout: Time
 
 
 class Definition(_Part):
@@ -37,7 +35,8 @@ class Definition(_Part):
 
     packages: installed by mmdebstrap, the kernel's among them. disk_size: bytes of the root disk.
     initrd_modules: kernel modules always loaded by the initrd; initrd_fallback_modules: those tried when the root disk
-    does not show. masked_generators: systemd generators not to run. playbook: a file of `playbooks/`.
+    does not show. masked_generators: systemd generators not to run. playbook: a file of `playbooks/`, run in the
+    machine `build`. Timeouts in seconds.
     """
 
     name: str
@@ -55,7 +54,10 @@ class Definition(_Part):
     masked_units: tuple[Word, ...]
     masked_generators: tuple[Word, ...]
     playbook: str
-    build: BuildSize
+    build: MachineSize
+    smoke_test: MachineSize
+    boot_timeout: Time
+    provision_timeout: Time
 
     @property
     def playbook_path(self) -> Path:

@@ -134,10 +134,32 @@ class SshIdentity:
     host_public_key: str
 
 
+class Key(Protocol):
+    """An ed25519 key pair in OpenSSH's formats: the private key's text, and the public one as a line."""
+
+    @property
+    def private(self) -> str: ...
+    @property
+    def public(self) -> str: ...
+
+
+class KeyMaker(Protocol):
+    """Make a key pair; `comment` says whose it is."""
+
+    def __call__(self, comment: str, /) -> Key: ...
+
+
+class Reach(Protocol):
+    """Return once the machine answers over SSH, the host key checked strictly. Nothing but sshd is asked for: a machine
+    that is still to be provisioned has no more. Raises `domain.errors.GuestError`: Unreachable after `within` seconds,
+    WrongHostKey at once."""
+
+    async def __call__(self, identity: SshIdentity, *, within: float) -> None: ...
+
+
 class Probe(Protocol):
-    """Connect over SSH with strict host key checking, wait until the machine is ready for a task, and try it: return
-    facts to show (`{"kernel": …, "python": …}`). Raises `domain.errors.GuestError` (Unreachable when nothing answers
-    within `within` seconds), saying which requirement failed."""
+    """As `Reach`; then check that the machine has all that a task needs, and return facts to show
+    (`{"kernel": …, "python": …}`). Raises `domain.errors.GuestError`, saying which requirement is not met."""
 
     async def __call__(self, identity: SshIdentity, *, within: float) -> Mapping[str, str]: ...
 
