@@ -110,7 +110,7 @@ def test_a_seal_that_does_not_hold_means_no_data(mayfly: Mayfly, cloud: TestClou
     """On the open network the probes do reach something: the task fails before its input is copied."""
     inventory = mayfly.home.parent / "inventory.yml"
     inventory.write_text(
-        "pools:\n  hosts:\n    leaky:\n      image: debian-12\n      network: open\n      ansible_port: 2222\n"
+        "pools:\n  hosts:\n    leaky:\n      mayfly_image: debian-12\n      mayfly_network: open\n      ansible_port: 2222\n"
     )
     leaky = mayfly.with_environment(MAYFLY_INVENTORY=str(inventory))
     done = leaky("run", "-p", "leaky", "-i", "examples/penguins/data", "--", "ls", "/task/in")
