@@ -34,6 +34,8 @@ def outcome_of(record: dict[str, str], launch: Launch) -> Outcome:
     for the job's; StepFailed when the record is no record.
     """
     result, code, status = (record.get(key, "") for key in ("result", "code", "status"))
+    if not result:
+        raise StepFailed("the exit record cannot be read")
     if "launched" not in record:
         raise LaunchFailed(f"systemd did not start the process: result {result}, {code} {status}")
     oom_kills = record.get("oom_kill", "0")
@@ -48,10 +50,8 @@ def outcome_of(record: dict[str, str], launch: Launch) -> Outcome:
             return Exited(int(status))
         case "killed" | "dumped" if _SIGNAL.fullmatch(status):
             return Signaled(status)
-        case _ if result:
-            return Lost(f"systemd says result {result}, {code or 'no code'} {status}".strip())
         case _:
-            raise StepFailed("the exit record cannot be read")
+            return Lost(f"systemd says result {result}, {code or 'no code'} {status}".strip())
 
 
 def _ran_too_long(record: dict[str, str], launch: Launch) -> bool:

@@ -18,7 +18,6 @@ from orchestrator.domain.errors import ConnectionLost, Unreachable
 from orchestrator.domain.outcome import Lost, Outcome, Usage
 from orchestrator.guest import wire
 from orchestrator.guest.attendant import Attendant
-from orchestrator.guest.way import VmGone, Way
 from orchestrator.guest.errors import AlreadyStarted, Dropped, LaunchFailed, StepFailed, VmLost, printable
 from orchestrator.guest.exit_record import outcome_of, parse_record, usage_of
 from orchestrator.guest.following import NoProcess, Sink, pump
@@ -34,6 +33,7 @@ from orchestrator.guest.outputs import (
 from orchestrator.guest.readiness import Facts, read_facts
 from orchestrator.guest.seal import PROBE_WINDOW_SECONDS, Probe, probe_words, read_probes
 from orchestrator.guest.staging_in import InputEntry, Progress, check_tree, send_tree
+from orchestrator.guest.way import VmGone, Way
 
 RECONNECT_SECONDS = 30.0
 _FRUITLESS = 3
@@ -130,7 +130,7 @@ class Guest:
                     case "failed":
                         raise LaunchFailed(f"systemd would not start the process: {printable(why)}")
                     case _:
-                        raise StepFailed(f"the guest answered {printable(answer)!r} when asked to start the process")
+                        raise StepFailed(f"the guest answered '{printable(answer)}' when asked to start the process")
             except TimeoutError as error:
                 raise LaunchFailed(f"the guest did not start the process within {wire.STEP_SECONDS:g} s") from error
             finally:

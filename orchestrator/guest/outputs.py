@@ -97,7 +97,7 @@ def _entry(line: bytes) -> OutputEntry:
         kind, mode, size, mtime, path = line.split(b" ", 4)
         name = path.decode(errors="surrogateescape")
         if len(path) > MAX_PATH or any(part in ("", ".", "..") for part in name.split("/")):
-            raise ValueError(f"path {printable(name)!r}")
+            raise ValueError(f"path '{printable(name)}'")
         return OutputEntry(name, OutputKind(kind.decode()), int(size), int(mode, 8) & 0o7777, int(mtime))
     except ValueError as error:
         raise StepFailed(f"the guest's listing cannot be read: {error}") from error

@@ -57,7 +57,7 @@ def check_tree(entries: Sequence[InputEntry]) -> None:
     for entry in entries:
         parts = entry.path.split("/")
         if not entry.path or "\0" in entry.path or any(part in ("", ".", "..") for part in parts):
-            raise StagingFailed(f"input {printable(entry.path)!r}: not a plain relative path")
+            raise StagingFailed(f"input '{printable(entry.path)}': not a plain relative path")
         if entry.path in kinds:
             raise StagingFailed(f"input {printable(entry.path)}: staged twice")
         if entry.kind == "symlink" and (not entry.target or "\0" in entry.target):

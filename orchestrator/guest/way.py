@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import socket
 from collections.abc import Coroutine
 from contextlib import suppress
@@ -29,7 +30,7 @@ _AT_ONCE = 4
 _PATIENCE = 1.5
 """A busy emulated guest takes half a second from accepting a connection to its first word."""
 
-_HANDSHAKE_SECONDS = 60.0
+_HANDSHAKE_SECONDS = 30.0
 _DENIED_SECONDS = 10.0
 
 _log = logging.getLogger(__name__)
@@ -151,9 +152,9 @@ class Way:
             case None:
                 return True
             case TimeoutError():
-                self.tried = "it did not answer, or did not speak SSH"
+                pass  # what was met last is noted
             case OSError() as error:
-                self.tried = error.strerror or str(error)
+                self.tried = os.strerror(error.errno) if error.errno else str(error)
             case error:
                 raise error
         return False
@@ -165,6 +166,7 @@ class Way:
             sock.setblocking(False)
             async with asyncio.timeout(patience):
                 await loop.sock_connect(sock, (self.address, self.port))
+                self.tried = "it took a connection, and said nothing"
                 await _readable(sock)
             if not sock.recv(1, socket.MSG_PEEK):
                 raise ConnectionResetError("it closed the connection at once")

@@ -98,12 +98,10 @@ async def run(
     try:
         async with asyncio.timeout(within), step(connection, text) as process:
             process.stdin.write_eof()
-            stdout, stderr = await asyncio.gather(_bounded(process.stdout, limit), tail(process))
+            stdout, stderr = await asyncio.gather(_bounded(process.stdout, limit, verb), tail(process))
             status = await ended(process)
     except TimeoutError as error:
         raise StepFailed(f"the guest did not end {verb} within {within:g} s") from error
-    if len(stdout) > limit:
-        raise StepFailed(f"{verb} wrote more than {limit} bytes")
     if status < 0:
         raise StepFailed(f"{verb} was killed in the guest: {stderr}")
     return Reply(stdout, stderr, status)
@@ -132,9 +130,10 @@ async def tail(process: Process) -> str:
     return printable(text.decode(errors="replace").strip(), MAX_STDERR)
 
 
-async def _bounded(reader: asyncssh.SSHReader[bytes], limit: int) -> bytes:
-    """At most a little over `limit` bytes; what comes then is left unread, and the step is closed."""
+async def _bounded(reader: asyncssh.SSHReader[bytes], limit: int, verb: str) -> bytes:
     text = bytearray()
-    while len(text) <= limit and (chunk := await reader.read(65536)):
+    while chunk := await reader.read(65536):
         text += chunk
+        if len(text) > limit:
+            raise StepFailed(f"{verb} wrote more than {limit} bytes")
     return bytes(text)

@@ -26,7 +26,7 @@ def test_a_process_is_traced_as_another_user_and_its_status_is_its_own(profile: 
     )
     assert done.stdout.strip() == str(pwd.getpwnam("nobody").pw_uid)
     assert done.returncode == -9
-    until = time.monotonic() + 30
+    until = time.monotonic() + 30  # strace outlives it a little
     while "+++ killed by SIGKILL +++\n" not in (
         trace := (tmp_path / "trace").read_text()
     ):  # strace outlives it a little

@@ -3,7 +3,7 @@
 It takes the requests that Mayfly sends to a real guest, reads their first line (`set -- mayfly-VERB WORD…`) instead of
 running the script below it, and answers in the same bytes. All guests of a process share one event loop in one thread.
 
-The command is the scenario; see `ssh_scenario`.
+The command is the scenario; see `ssh_scenario`. It must be UTF-8: asyncssh's server refuses any other request.
 """
 
 from __future__ import annotations
@@ -63,7 +63,6 @@ class SimulatedGuest:
             process_factory=self._serve,
             encoding=None,
             allow_scp=False,
-            utf8_decode_errors="surrogateescape",
         )
 
     async def _close(self) -> None:
