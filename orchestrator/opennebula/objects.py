@@ -33,8 +33,8 @@ class VmRequest:
 @dataclass(frozen=True, slots=True)
 class CloudVm:
     """A VM as OpenNebula shows it. `address`: of its first NIC (still shown when it is DONE, and somebody else's then).
-    `error` is the text of the last failure, which stays when the VM is well again. Times: seconds since the epoch, 0
-    when it has not come to that."""
+    `error` is the text of the last failure, which stays when the VM is well again. `tags` include those of the VM's
+    template. Times: seconds since the epoch, 0 when it has not come to that."""
 
     id: int
     name: str

@@ -219,18 +219,18 @@ async def test_a_repeated_deploy_that_the_first_one_did_is_no_failure(server, cl
 async def test_a_vm_whose_reply_is_lost_is_found_by_its_tag(server, cloud):
     server.answers["one.hostpool.info"].append(NO_HOSTS)
     server.answers["one.template.instantiate"].append(Misbehaviour.DROP)
-    server.answers["one.vmpool.info"].extend(
+    server.answers["one.vmpool.infoextended"].extend(
         [recorded(185), pool(changed(115, MAYFLY_VM="v2")), pool(changed(119, MAYFLY_VM="v1"))]
     )
     assert await cloud.instantiate(0, REQUEST) == 1
     assert len(server.asked("one.template.instantiate")) == 1
-    assert server.asked("one.vmpool.info")[0] == (-3, -1, -1, -1)
+    assert server.asked("one.vmpool.infoextended")[0] == (-3, -1, -1, -1)
 
 
 async def test_a_vm_whose_reply_is_lost_and_that_nobody_finds_is_not_made_twice(server, cloud):
     server.answers["one.hostpool.info"].append(NO_HOSTS)
     server.answers["one.template.instantiate"].append(Misbehaviour.DROP)
-    server.answers["one.vmpool.info"].append(recorded(185))
+    server.answers["one.vmpool.infoextended"].append(recorded(185))
     with pytest.raises(CloudUnreachable) as caught:
         await cloud.instantiate(0, REQUEST)
     assert not isinstance(caught.value, NeverSent)
@@ -389,15 +389,15 @@ async def test_the_vms_of_an_installation_in_one_call(server, cloud):
         changed(line, MAYFLY_INSTALLATION=installation)[1]
         for line, installation in ((115, "other"), (119, "home"), (26, "home"))
     )
-    server.answers["one.vmpool.info"].append([True, f"<VM_POOL>{body}</VM_POOL>", 0])
+    server.answers["one.vmpool.infoextended"].append([True, f"<VM_POOL>{body}</VM_POOL>", 0])
     assert [vm.id for vm in await cloud.vms("home")] == [1, 0]
     assert len(await cloud.vms()) == 3
     assert len(await cloud.vms(done=True)) == 3
-    assert server.asked("one.vmpool.info") == [(-3, -1, -1, -1), (-3, -1, -1, -1), (-3, -1, -1, -2)]
+    assert server.asked("one.vmpool.infoextended") == [(-3, -1, -1, -1), (-3, -1, -1, -1), (-3, -1, -1, -2)]
 
 
 async def test_no_vms(server, cloud):
-    server.answers["one.vmpool.info"].append(recorded(185))
+    server.answers["one.vmpool.infoextended"].append(recorded(185))
     assert await cloud.vms("home") == []
 
 

@@ -188,7 +188,7 @@ async def test_a_version_template_and_its_tags(server, images):
 
 
 async def test_lists(server, images):
-    server.answers["one.vmpool.info"].append([True, f"<VM_POOL>{RUNNING[1]}</VM_POOL>", 0])
+    server.answers["one.vmpool.infoextended"].append([True, f"<VM_POOL>{RUNNING[1]}</VM_POOL>", 0])
     assert await images.list_machines() == [CloudObject(0, "vm-first", {}, 1795246264)]
     assert [image.name for image in await images.list_images()] == ["dimg"]
     assert [template.name for template in await images.list_templates()] == ["dtmpl"]
