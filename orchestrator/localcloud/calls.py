@@ -90,14 +90,12 @@ class Call:
         """The arguments, checked; surplus ones are ignored. Raises CallFault -501."""
         given = list(values)
         needed, _, optional = self.signature.partition("|")
-        if len(given) < len(needed):
-            # A wrong type before the missing one is what the original notices first.
-            for letter, value in zip(needed, given, strict=False):
-                _check(letter, value)
-            raise CallFault(CallFault.NOT_A_CALL, "Not enough parameters")
         letters = (needed + optional)[: len(given)]
-        for letter, value in zip(letters, given, strict=False):
+        # Integers first: the original reads an object's id before anything else, wherever it stands.
+        for letter, value in sorted(zip(letters, given, strict=False), key=lambda pair: pair[0] != "i"):
             _check(letter, value)
+        if len(given) < len(needed):
+            raise CallFault(CallFault.NOT_A_CALL, "Not enough parameters")
         return given[: len(letters)]
 
 

@@ -21,16 +21,20 @@ def new_datastore(oid: int, name: str, kind: str, given: Template, cluster: int)
     """`kind` is IMAGE_DS, SYSTEM_DS or FILE_DS."""
     template: Template = {
         "ALLOW_ORPHANS": ["FORMAT"],
-        "CLONE_TARGET": ["SYSTEM"],
-        "DISK_TYPE": ["FILE"],
-        "LN_TARGET": ["NONE"],
         "PERSISTENT_SNAPSHOTS": ["YES"],
         "TM_MAD": ["qcow2"],
         **{key: values for key, values in given.items() if key != "NAME"},
         "TYPE": [kind],
     }
-    if kind != "SYSTEM_DS":
+    if kind == "SYSTEM_DS":
+        template |= {key: ["YES"] for key in ("DS_LIVE_MIGRATE", "DS_MIGRATE", "DS_MIGRATE_SNAP", "SHARED")}
+    else:
         template.setdefault("DS_MAD", ["fs"])
+        template |= {"CLONE_TARGET": ["SYSTEM"], "LN_TARGET": ["NONE"]}
+    if kind != "FILE_DS":
+        template.setdefault("DISK_TYPE", ["FILE"])
+    if "SAFE_DIRS" not in template and "RESTRICTED_DIRS" not in template:
+        template |= {"RESTRICTED_DIRS": ["/"], "SAFE_DIRS": ["/var/tmp"]}  # noqa: S108 - as a fresh OpenNebula has it
     return Datastore(
         oid,
         name,

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from orchestrator.localcloud.cloud import Cloud
 from orchestrator.localcloud.datastores import new_datastore
+from orchestrator.localcloud.hosts import machine_facts
 from orchestrator.localcloud.leases import new_range
 from orchestrator.localcloud.model import Cluster, Group, Host, Network, SecurityGroup, User
 from orchestrator.localcloud.monitor import host_sample
@@ -19,6 +20,8 @@ from orchestrator.localcloud.users import hashed
 _HOME_BLOCKS = 1 << 11
 """Blocks of 4096 addresses from 127.128.0.0 on: one for each home."""
 _BLOCK = 1 << 12
+
+_DEFAULT_GROUP = "In every network that names no other security group: all in, all out."
 
 # Behind every lease is the same guest-side network: QEMU user networking, a 1:1 NAT (its documented defaults).
 GUEST_SIDE = {
@@ -67,7 +70,8 @@ def fill(cloud: Cloud, session: str) -> None:
         oneadmin = User(0, "oneadmin", {"TOKEN_PASSWORD": [secrets.token_hex(32)]}, gid=0, groups=[0])
         store.clusters.save(Cluster(0, "default", {"RESERVED_CPU": [""], "RESERVED_MEM": [""]}))
         for oid, name, kind in ((0, "system", "SYSTEM_DS"), (1, "default", "IMAGE_DS"), (2, "files", "FILE_DS")):
-            store.datastores.save(new_datastore(oid, name, kind, {}, 0))
+            # On a developer's own machine images may come from anywhere; a datastore made later restricts that.
+            store.datastores.save(new_datastore(oid, name, kind, {"SAFE_DIRS": ["/"]}, 0))
         _add_networks(cloud)
     oneadmin.password = password
     store.users.save(oneadmin)
@@ -79,7 +83,9 @@ def _add_networks(cloud: Cloud) -> None:
     everything: list[str | dict[str, str]] = [
         {"PROTOCOL": "ALL", "RULE_TYPE": direction} for direction in ("OUTBOUND", "INBOUND")
     ]
-    groups.save(SecurityGroup(0, "default", {"RULE": everything}, permissions="111100100"))
+    groups.save(
+        SecurityGroup(0, "default", {"RULE": everything, "DESCRIPTION": [_DEFAULT_GROUP]}, permissions="111100100")
+    )
     ssh_only: list[str | dict[str, str]] = [{"PROTOCOL": "TCP", "RULE_TYPE": "inbound", "RANGE": "22"}]
     sealed = groups.next_id()
     groups.save(SecurityGroup(sealed, "sealed", {"RULE": ssh_only}, permissions="110100100"))
@@ -120,17 +126,9 @@ def _add_host(cloud: Cloud) -> None:
             return
         name = cloud.hypervisor.name
         host = Host(hosts.next_id(), "localhost", im_mad=name, vm_mad=name, state=2)
-        host.template = {
-            "ARCH": [os.uname().machine],
-            "HOSTNAME": [os.uname().nodename],
-            "HYPERVISOR": [name],
-            "IM_MAD": [name],
-            "RESERVED_CPU": [""],
-            "RESERVED_MEM": [""],
-            "VM_MAD": [name],
-        }
+        host.template = {"IM_MAD": [name], "RESERVED_CPU": [""], "RESERVED_MEM": [""], "VM_MAD": [name]}
     host.cpu, host.memory = int(cores * 100), memory_mb * 1024
-    host.template |= {"TOTALCPU": [str(host.cpu)], "TOTALMEMORY": [str(host.memory)]}
+    host.template |= machine_facts(host.vm_mad, host.cpu, host.memory)
     hosts.save(host)
     host.samples = [host_sample(cloud, host)]
     hosts.save(host)

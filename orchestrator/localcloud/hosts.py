@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 from orchestrator.localcloud import bodies, capacity, edits, names, user_bodies
 from orchestrator.localcloud.calls import Caller, Calls
 from orchestrator.localcloud.cloud import Cloud
@@ -10,6 +12,7 @@ from orchestrator.localcloud.model import Cluster, Host
 from orchestrator.localcloud.monitor import host_sample
 from orchestrator.localcloud.pools import newest_first
 from orchestrator.localcloud.refusals import Code, Refused, wrong_state
+from orchestrator.localcloud.template import Template
 
 calls = Calls()
 
@@ -36,11 +39,23 @@ def allocate(cloud: Cloud, caller: Caller, name: str, im_mad: str, vm_mad: str, 
     return host.oid
 
 
+def machine_facts(hypervisor: str, cpu: int, memory: int) -> Template:
+    """What monitoring reports of this machine."""
+    return {
+        "ARCH": [os.uname().machine],
+        "HOSTNAME": [os.uname().nodename],
+        "HYPERVISOR": [hypervisor],
+        "TOTALCPU": [str(cpu)],
+        "TOTALMEMORY": [str(memory)],
+    }
+
+
 def _monitored(cloud: Cloud, host_id: int, cpu: int, memory: int) -> None:
     with cloud.lock:
         host = cloud.store.hosts.find(host_id)
         if host is not None and host.state == 0:
             host.state, host.cpu, host.memory = capacity.ENABLED, cpu, memory
+            host.template = machine_facts(host.vm_mad, host.cpu, host.memory) | host.template
             host.samples = [host_sample(cloud, host)]
             cloud.store.hosts.save(host)
 

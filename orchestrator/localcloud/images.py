@@ -72,8 +72,10 @@ def allocate(cloud: Cloud, caller: Caller, text: str, datastore_id: int, _no_cap
         raise Refused(Code.ALLOCATE, f"{_NOT_ALLOCATED}Unknown type {word}")
     kind = ImageType[word]
     if (datastore.type == FILE_DS) != (kind in _FILE_TYPES):
-        where = "KERNEL, RAMDISK and CONTEXT files" if datastore.type == FILE_DS else "OS, CDROM and DATABLOCK images"
-        raise Refused(Code.ALLOCATE, f"{_NOT_ALLOCATED}This datastore only accepts {where}.")
+        files = "IMAGES of type KERNEL, RAMDISK and CONTEXT"
+        if datastore.type == FILE_DS:
+            raise Refused(Code.ALLOCATE, f"{_NOT_ALLOCATED}Only {files} can be registered in a FILE_DS datastore")
+        raise Refused(Code.ALLOCATE, f"{_NOT_ALLOCATED}{files} cannot be registered in an IMAGE_DS datastore")
     path = text_of(template, "PATH")
     size = _checked_size(template, path)
     if "SOURCE" in template and not caller.is_admin:
@@ -134,6 +136,7 @@ def _bring(cloud: Cloud, image_id: int, wanted_format: str) -> None:
     error = ""
     try:
         if source:
+            _require_safe(cloud, image, Path(source))
             copy_file(Path(source), target)
         else:
             _make_empty(target, image.size)
@@ -165,6 +168,20 @@ def copy_file(source: Path, target: Path) -> None:
         partial.replace(target)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def _require_safe(cloud: Cloud, image: Image, source: Path) -> None:
+    """A datastore of driver `fs` takes files out of its RESTRICTED_DIRS only when they are in SAFE_DIRS. Raises
+    PermissionError."""
+    datastore = cloud.store.datastores.find(image.datastore_id)
+    if datastore is None or datastore.ds_mad != "fs" or source.is_relative_to(cloud.home):
+        return
+
+    def inside(key: str) -> bool:
+        return any(source.resolve().is_relative_to(part) for part in text_of(datastore.template, key).split())
+
+    if inside("RESTRICTED_DIRS") and not inside("SAFE_DIRS"):
+        raise PermissionError(f"Not allowed to copy image file {source}")
 
 
 def _make_empty(target: Path, size_mb: int) -> None:

@@ -22,6 +22,9 @@ class CloudSettings:
     200."""
     visible_delay: tuple[float, float] = (0.02, 0.06)
     """How long an accepted action stays invisible: info still shows the old state. Real: 20 to 60 ms."""
+    passing_time: float = 0.01
+    """How long a step lasts at least in which this cloud has nothing to do: LCM_INIT, EPILOG_STOP, PROLOG_UNDEPLOY
+    and the like. Real: up to seconds, as files are moved."""
     monitor_interval: float = 1.0
     """Between two looks at the machines. Real: 5 s for the state, 30 s for figures."""
     figures_interval: float = 5.0

@@ -119,8 +119,8 @@ class Lifecycle:
 
     def begin_deploy(self, vm: Vm, host: Host, datastore_id: int, *, by_scheduler: bool) -> None:
         """Give the VM a host; what it does there depends on whether it had been there before."""
-        came_from = vm.pending.pop("undeployed", 0)
-        stopped = vm.pending.pop("stopped", 0)
+        came_from = vm.pending.get("undeployed", 0)
+        stopped = vm.pending.get("stopped", 0)
         vm.history.append(history.opened(vm, host, datastore_id, by_scheduler=by_scheduler))
         vm.template["TM_MAD_SYSTEM"] = ["qcow2"]
         for graphics in vectors(vm.template, "GRAPHICS"):
@@ -128,13 +128,16 @@ class Lifecycle:
         vm.user_template.pop("SCHED_MESSAGE", None)
         prolog = PROLOGS["UNDEPLOYED" if came_from else "STOPPED" if stopped else ""]
         self.move(vm, VmState.ACTIVE)
-        self.cloud.in_background(lambda: self.run_prolog(vm.oid, prolog))
+        self.cloud.after(
+            self.cloud.settings.passing_time, lambda: self.cloud.in_background(lambda: self.run_prolog(vm.oid, prolog))
+        )
 
     def run_prolog(self, vm_id: int, prolog: Lcm) -> None:
         with self.cloud.lock:
             if (vm := self.still(vm_id, Lcm.LCM_INIT)) is None:
                 return
             vm.history[-1].pstime = now()
+            vm.pending.clear()
             self.move(vm, VmState.ACTIVE, prolog)
         self.do_prolog(vm_id, prolog)
 
@@ -144,6 +147,8 @@ class Lifecycle:
                 spec.directory.mkdir(parents=True, exist_ok=True)
                 make_volatile_disks(spec)
                 self.cloud.hypervisor.prolog(spec)
+            else:
+                self.cloud.closing.wait(self.cloud.settings.passing_time)
 
         if self.step(vm_id, prolog, work) is None:
             return
@@ -248,13 +253,17 @@ class Lifecycle:
 
     def do_epilog(self, vm_id: int, lcm: Lcm) -> None:
         """EPILOG deletes the machine's files; the epilogs of stop and undeploy keep them."""
-        if lcm == Lcm.EPILOG and self._cleaned(vm_id, lcm) is None:
+        if lcm != Lcm.EPILOG:
+            self.cloud.closing.wait(self.cloud.settings.passing_time)
+        elif self._cleaned(vm_id, lcm) is None:
             return
         with self.cloud.lock:
             if (vm := self.still(vm_id, lcm)) is None:
                 return
             if vm.history:
                 vm.history[-1].eetime = vm.history[-1].etime = now()
+            if lcm != Lcm.EPILOG_STOP:
+                self._give_back_port(vm)
             match lcm:
                 case Lcm.EPILOG_STOP:
                     self.move(vm, VmState.STOPPED)
@@ -262,6 +271,10 @@ class Lifecycle:
                     self.move(vm, VmState.UNDEPLOYED)
                 case _:
                     self.done(vm)
+
+    def _give_back_port(self, vm: Vm) -> None:
+        for graphics in vectors(vm.template, "GRAPHICS"):
+            graphics.pop("PORT", None)
 
     def _cleaned(self, vm_id: int, lcm: Lcm) -> str | None:
         with self.machines.of(vm_id):
@@ -301,6 +314,7 @@ class Lifecycle:
     def done(self, vm: Vm) -> None:
         """Under the lock. The VM keeps showing addresses and images that others may have by now."""
         release_everything(self.cloud, vm)
+        self._give_back_port(vm)
         vm.etime = now()
         vm.pending.clear()
         self.move(vm, VmState.DONE)

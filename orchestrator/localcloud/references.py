@@ -82,11 +82,11 @@ def group_ids(text: str) -> list[int]:
     return [int(part) for part in text.split(",") if part.strip().isdigit()]
 
 
-def needed_rights(store: Store, caller: Caller, template: Template) -> list[tuple[str, Entity]]:
-    """What the caller must be allowed to use. What cannot be found is not asked for here: it fails later, in words of
-    its own."""
+def needed_rights(store: Store, caller: Caller, template: Template, *, images: bool = True) -> list[tuple[str, Entity]]:
+    """What the caller must be allowed to use; the images of disks only if `images`. What cannot be found is not asked
+    for here: it fails later, in words of its own."""
     found: list[Entity] = []
-    for disk in vectors(template, "DISK"):
+    for disk in vectors(template, "DISK") if images else ():
         ident = disk.get("IMAGE_ID", "")
         image = store.images.find(int(ident)) if ident.isdigit() else None
         if not ident and "IMAGE" in disk:

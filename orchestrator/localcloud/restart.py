@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from orchestrator.localcloud.cloud import Cloud, log
+from orchestrator.localcloud.hypervisors import Power
 from orchestrator.localcloud.images import bring_again
 from orchestrator.localcloud.lifecycle import BOOT_AFTER, PROLOGS, Lifecycle
 from orchestrator.localcloud.model import ImageState, Lcm, Vm, VmState
@@ -30,11 +31,14 @@ def resume_in_flight(cloud: Cloud) -> None:
 def _resume(cloud: Cloud, life: Lifecycle, vm: Vm) -> None:
     lcm, vm_id = Lcm(vm.lcm_state), vm.oid
     if lcm == Lcm.LCM_INIT:
-        cloud.in_background(lambda: life.run_prolog(vm_id, Lcm.PROLOG))
+        prolog = PROLOGS[
+            "UNDEPLOYED" if vm.pending.get("undeployed") else "STOPPED" if vm.pending.get("stopped") else ""
+        ]
+        cloud.in_background(lambda: life.run_prolog(vm_id, prolog))
     elif lcm in PROLOGS.values():
         cloud.in_background(lambda: life.do_prolog(vm_id, lcm))
     elif lcm in _BOOTS:
-        cloud.in_background(lambda: life.do_boot(vm_id, lcm))
+        cloud.in_background(lambda: _boot_unless_running(cloud, vm_id, lcm))
     elif lcm in _SHUTDOWNS:
         # Whoever waited for the guest is gone with the old process: end it the hard way.
         cloud.in_background(lambda: life.end_machine(vm_id, lcm))
@@ -47,6 +51,16 @@ def _resume(cloud: Cloud, life: Lifecycle, vm: Vm) -> None:
     else:
         return
     log.info("vm %s goes on from %s", vm_id, lcm.name)
+
+
+def _boot_unless_running(cloud: Cloud, vm_id: int, lcm: Lcm) -> None:
+    """The old process may have started the machine and not lived to say so."""
+    if cloud.hypervisor.power(vm_id) == Power.OFF:
+        cloud.life.do_boot(vm_id, lcm)
+        return
+    with cloud.lock:
+        if (vm := cloud.life.still(vm_id, lcm)) is not None:
+            cloud.life.move(vm, VmState.ACTIVE, Lcm.RUNNING)
 
 
 def _leave_hotplug(life: Lifecycle, vm: Vm, lcm: Lcm) -> None:

@@ -20,7 +20,7 @@ _VECTORS: dict[str, tuple[str, ...]] = {
     "CONTEXT": ("FILES",),
     "DISK": ("OPENNEBULA_MANAGED", "ORIGINAL_SIZE", "SIZE_IOPS_SEC", "SIZE_PREV", *_RATES),
     "NIC": _NIC,
-    "NIC_ALIAS": _NIC,
+    "NIC_ALIAS": tuple(name for name in _NIC if not name.startswith(("EXTERNAL", "FILTER", "VLAN_TAGGED"))),
     "NIC_DEFAULT": ("BRIDGE", "EXTERNAL", "FILTER", "MAC", "VLAN_ID"),
     "RAW": ("DATA",),
     "TOPOLOGY": ("HUGEPAGE_SIZE", "PIN_POLICY"),

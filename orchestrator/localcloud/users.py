@@ -112,7 +112,7 @@ def login(cloud: Cloud, caller: Caller, name: str, token: str, valid: int, group
             raise internal("Could not find token: " + token)
         user.tokens = [item for item in user.tokens if token and item["TOKEN"] != token]
         cloud.store.users.save(user)
-        return ""
+        return token
     made = token or secrets.token_hex(32)
     expiry = -1 if valid < 0 else int(time.time()) + valid
     user.tokens = [item for item in user.tokens if _alive(item) and item["TOKEN"] != made]

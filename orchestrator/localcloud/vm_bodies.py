@@ -60,7 +60,7 @@ _GRAPHICS_KEYS = ("LISTEN", "PASSWD", "PORT", "TYPE")
 
 def vm_short_body(vm: Vm) -> str:
     """What `one.vmpool.info` shows: no PERMISSIONS, CONTEXT, OS or MONITORING, and of USER_TEMPLATE next to nothing."""
-    template = [plain(key, text_of(vm.template, key)) for key in ("CPU", "MEMORY", "VCPU") if vm.template.get(key)]
+    template = [plain(key, text_of(vm.template, key)) for key in ("CPU", "MEMORY", "VCPU")]
     for name, keys in (("DISK", _DISK_KEYS), ("NIC", _NIC_KEYS), ("GRAPHICS", _GRAPHICS_KEYS)):
         template += [_some_of(name, vector, keys) for vector in vectors(vm.template, name)]
     record = vm.history[-1] if vm.history else None

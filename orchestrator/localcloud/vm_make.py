@@ -114,7 +114,7 @@ def _take_disks(cloud: Cloud, caller: Caller, vm: Vm) -> bool:
             disk.update({"TYPE": disk.get("TYPE", "fs"), "DISK_ID": str(number), "SAVE": "NO", "FORMAT": "raw"})
             prefix = disk.setdefault("DEV_PREFIX", "vd")
         else:
-            _acquire(image, number)
+            _acquire(image, disk, number)
             image.vms.append(vm.oid)
             locked = locked or image.state in (ImageState.LOCKED, ImageState.LOCKED_USED, ImageState.LOCKED_USED_PERS)
             if image.source:
@@ -129,7 +129,14 @@ def _take_disks(cloud: Cloud, caller: Caller, vm: Vm) -> bool:
     return locked
 
 
-def _acquire(image: Image, number: int) -> None:
+def _acquire(image: Image, disk: Vector, number: int) -> None:
+    size = disk.get("SIZE", "")
+    if size and not size.isdigit():
+        raise internal(f"DISK {number}: SIZE attribute must be a positive integer value.")
+    if size and image.persistent and int(size) != image.size:
+        raise internal(f"DISK {number}: SIZE attribute is not supported for persistent image [{image.oid}].")
+    if size and int(size) < image.size:
+        raise internal(f"DISK {number}: SIZE of {size}MB is less than the image [{image.oid}] size of {image.size}MB.")
     if image.type not in (0, 1, 2):
         raise internal(f"DISK {number}: Image {image.oid} is not a disk image")
     if image.state == ImageState.ERROR:
@@ -214,14 +221,13 @@ def take_nic(cloud: Cloud, caller: Caller, vm: Vm, nic: Vector, number: int) -> 
 
 
 def _fill_requirements(vm: Vm) -> None:
-    clusters = {disk["CLUSTER_ID"] for disk in vectors(vm.template, "DISK") if "CLUSTER_ID" in disk}
+    used = (*vectors(vm.template, "DISK"), *vectors(vm.template, "NIC"))
+    clusters = {vector["CLUSTER_ID"] for vector in used if "CLUSTER_ID" in vector}
+    where = ""
     if clusters:
-        vm.template["AUTOMATIC_DS_REQUIREMENTS"] = [f'("CLUSTERS/ID" @> {min(clusters)})']
-    nic_clusters = {nic["CLUSTER_ID"] for nic in vectors(vm.template, "NIC")}
-    if nic_clusters:
-        vm.template["AUTOMATIC_NIC_REQUIREMENTS"] = [f'("CLUSTERS/ID" @> {min(nic_clusters)})']
-    both = clusters | nic_clusters
-    where = f"(CLUSTER_ID = {min(both)}) & " if both else ""
+        where = f"(CLUSTER_ID = {min(clusters)}) & "
+        for what in ("DS", "NIC"):
+            vm.template[f"AUTOMATIC_{what}_REQUIREMENTS"] = [f'("CLUSTERS/ID" @> {min(clusters)})']
     vm.template["AUTOMATIC_REQUIREMENTS"] = [f"{where}!(PIN_POLICY = PINNED)"]
 
 

@@ -55,7 +55,14 @@ def deploy(
         if vm_cpu_percent(vm) > cpu or vm_memory_kb(vm) > memory:
             raise wrong_state(f"Not enough capacity in host {host_id} for VM {vm_id}.")
     chosen = datastore_id if datastore_id >= 0 else system_datastore(cloud, host)
-    cloud.life.begin_deploy(vm, host, chosen, by_scheduler=False)
+    seen = vm.state
+
+    def go() -> None:
+        with cloud.lock:
+            if vm.state == seen:
+                cloud.life.begin_deploy(vm, host, chosen, by_scheduler=False)
+
+    cloud.soon(go)
     return vm_id
 
 

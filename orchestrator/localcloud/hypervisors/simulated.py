@@ -1,6 +1,6 @@
 """A hypervisor without machines, for tests of thousands of VMs. An in-process server may answer as the guest.
 
-Knobs: `boot_takes` and the like, `fail_next("boot")`, `zombies`, `crash(vm_id)`, `power_off(vm_id)`.
+Knobs: `boot_takes` and the like, `fail_next("boot")`, `hold("boot")`, `zombies`, `crash(vm_id)`, `power_off(vm_id)`.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class SimulatedHypervisor:
     """`guest` is called at each boot with the machine's spec and may start something that listens on the NICs'
     addresses; it is closed when the machine goes off.
 
-    prolog_takes, boot_takes, shutdown_takes, destroy_takes, epilog_takes, save_takes: seconds.
+    prolog_takes, boot_takes, shutdown_takes, destroy_takes, epilog_takes, save_takes, plug_takes: seconds.
     ignores_power_button: the guest does not react to `shutdown`.
     zombies: `destroy` reports success and does nothing.
     """
@@ -42,8 +42,9 @@ class SimulatedHypervisor:
         self._guests: dict[int, Closeable] = {}
         self._failures: dict[str, list[str]] = {}
         self._switches_off_at: dict[int, float] = {}
+        self._gates: dict[str, threading.Event] = {}
         self.prolog_takes = self.boot_takes = self.shutdown_takes = 0.0
-        self.destroy_takes = self.epilog_takes = self.save_takes = 0.0
+        self.destroy_takes = self.epilog_takes = self.save_takes = self.plug_takes = 0.0
         self.ignores_power_button = False
         self.zombies = False
         for name, seconds in takes.items():
@@ -60,6 +61,17 @@ class SimulatedHypervisor:
         with self._lock:
             self._failures.setdefault(step, []).extend([text] * times)
 
+    def hold(self, step: str) -> None:
+        """From now on that method does not come back, until `let_go`: a driver that does not answer."""
+        with self._lock:
+            self._gates.setdefault(step, threading.Event())
+
+    def let_go(self, step: str) -> None:
+        with self._lock:
+            gate = self._gates.pop(step, None)
+        if gate is not None:
+            gate.set()
+
     def crash(self, vm_id: int) -> None:
         """The machine's process dies. The cloud is not told: it must find out."""
         self._off(vm_id)
@@ -73,7 +85,9 @@ class SimulatedHypervisor:
             return dict(self._machines)
 
     def close(self) -> None:
-        """End every guest."""
+        """End every guest, let every held method go."""
+        for step in list(self._gates):
+            self.let_go(step)
         for vm_id in list(self.machines()):
             self._off(vm_id)
 
@@ -81,6 +95,10 @@ class SimulatedHypervisor:
     # -------------------------------------------------------------------------------------------------
 
     def _begin(self, step: str, seconds: float = 0.0) -> None:
+        with self._lock:
+            gate = self._gates.get(step)
+        if gate is not None:
+            gate.wait()
         if seconds:
             time.sleep(seconds)
         with self._lock:
@@ -144,12 +162,12 @@ class SimulatedHypervisor:
                     path.unlink()
 
     def attach_nic(self, vm_id: int, nic: NicSpec) -> None:
-        self._begin("attach_nic")
+        self._begin("attach_nic", self.plug_takes)
         if self.power(vm_id) == Power.OFF:
             raise HypervisorError("the machine is off")
 
     def detach_nic(self, vm_id: int, nic_id: int) -> None:
-        self._begin("detach_nic")
+        self._begin("detach_nic", self.plug_takes)
         if self.power(vm_id) == Power.OFF:
             raise HypervisorError("the machine is off")
 
