@@ -92,7 +92,7 @@ def _files(path: Path) -> Iterator[Path]:
 def _read(kept: Path) -> dict[str, Pool]:
     try:
         return {name: Pool(**fields) for name, fields in json.loads(kept.read_bytes()).items()}
-    except (OSError, ValueError, TypeError):
+    except (OSError, ValueError, TypeError, AttributeError):
         return {}
 
 

@@ -16,6 +16,8 @@ from orchestrator.provisioning.quantities import size_in_bytes, time_in_seconds
 PREFIX = "mayfly_"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
+_UNSAID: Any = None  # never seen: only what an inventory said is passed on. A null that it said is an error
+
 Size = Annotated[int, BeforeValidator(size_in_bytes)]
 Time = Annotated[float, BeforeValidator(time_in_seconds)]
 Name = Annotated[str, Field(min_length=1, max_length=128)]
@@ -32,22 +34,20 @@ class PoolVariables(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     image: Name
-    cpus: Count | None = None
-    memory: Size | None = Field(None, serialization_alias="memory_bytes")
-    network: Name | None = None
-    ansible_port: Annotated[int, Field(strict=True, ge=1, le=65535)] | None = Field(
-        None, serialization_alias="ssh_port"
-    )
-    max_vms: Count | None = None
-    default_timeout: Time | None = Field(None, serialization_alias="default_timeout_seconds")
-    max_timeout: Time | None = Field(None, serialization_alias="max_timeout_seconds")
-    task_memory: Size | None = Field(None, serialization_alias="task_memory_bytes")
-    max_processes: Count | None = None
-    boot_timeout: Time | None = Field(None, serialization_alias="boot_timeout_seconds")
-    launch_timeout: Time | None = Field(None, serialization_alias="launch_timeout_seconds")
-    kill_grace: Time | None = Field(None, serialization_alias="kill_grace_seconds")
-    max_output: Size | None = Field(None, serialization_alias="max_output_bytes")
-    max_log: Size | None = Field(None, serialization_alias="max_log_bytes")
+    cpus: Count = Field(_UNSAID)
+    memory: Size = Field(_UNSAID, serialization_alias="memory_bytes")
+    network: Name = Field(_UNSAID)
+    ansible_port: Annotated[int, Field(strict=True, ge=1, le=65535)] = Field(_UNSAID, serialization_alias="ssh_port")
+    max_vms: Count = Field(_UNSAID)
+    default_timeout: Time = Field(_UNSAID, serialization_alias="default_timeout_seconds")
+    max_timeout: Time = Field(_UNSAID, serialization_alias="max_timeout_seconds")
+    task_memory: Size = Field(_UNSAID, serialization_alias="task_memory_bytes")
+    max_processes: Count = Field(_UNSAID)
+    boot_timeout: Time = Field(_UNSAID, serialization_alias="boot_timeout_seconds")
+    launch_timeout: Time = Field(_UNSAID, serialization_alias="launch_timeout_seconds")
+    kill_grace: Time = Field(_UNSAID, serialization_alias="kill_grace_seconds")
+    max_output: Size = Field(_UNSAID, serialization_alias="max_output_bytes")
+    max_log: Size = Field(_UNSAID, serialization_alias="max_log_bytes")
 
 
 def pool_from(name: str, variables: Mapping[str, Any]) -> Pool:
@@ -76,9 +76,9 @@ def _refusal(name: str, error: ValidationError) -> InvalidPool:
     variable = field if field == "ansible_port" else PREFIX + field
     where = f"pool {name}, {variable}"
     if complaint["type"] == "extra_forbidden":
-        known = [key if key == "ansible_port" else PREFIX + key for key in PoolVariables.model_fields]
-        near = difflib.get_close_matches(variable, known, n=1)
-        remedy = f"did you mean {near[0]}?" if near else "known are " + ", ".join(known)
+        known = {key: key if key == "ansible_port" else PREFIX + key for key in PoolVariables.model_fields}
+        near = difflib.get_close_matches(field, known, n=1)
+        remedy = f"did you mean {known[near[0]]}?" if near else "known are " + ", ".join(known.values())
         return InvalidPool(where, "no such variable", remedy)
     if complaint["type"] == "missing":
         return InvalidPool(where, "missing", "say which base image its machines boot: see mayfly image list")

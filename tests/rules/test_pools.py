@@ -1,0 +1,150 @@
+"""What an inventory may say of a pool."""
+
+import pytest
+
+from orchestrator.domain.errors import InvalidPool
+from orchestrator.domain.pool import Pool
+from orchestrator.provisioning.quantities import size_in_bytes, time_in_seconds
+from orchestrator.provisioning.variables import PoolVariables, pool_from
+
+SAID = {"mayfly_image": "debian-12"}
+
+
+def test_only_the_image_is_needed_and_the_rest_is_the_pools_default():
+    assert pool_from("small", SAID) == Pool(name="small", image="debian-12")
+
+
+def test_every_variable_lands_in_its_field():
+    pool = pool_from(
+        "large",
+        {
+            "mayfly_image": "debian-12",
+            "mayfly_cpus": 8,
+            "mayfly_memory": "32G",
+            "mayfly_network": "closed",
+            "ansible_port": 2222,
+            "mayfly_max_vms": 4,
+            "mayfly_default_timeout": "90s",
+            "mayfly_max_timeout": "2h",
+            "mayfly_task_memory": "31G",
+            "mayfly_max_processes": 64,
+            "mayfly_boot_timeout": 60,
+            "mayfly_launch_timeout": "1m30s",
+            "mayfly_kill_grace": 0.5,
+            "mayfly_max_output": "1T",
+            "mayfly_max_log": "100MiB",
+        },
+    )
+    assert pool == Pool(
+        name="large",
+        image="debian-12",
+        cpus=8,
+        memory_bytes=32 * 2**30,
+        network="closed",
+        ssh_port=2222,
+        max_vms=4,
+        default_timeout_seconds=90.0,
+        max_timeout_seconds=7200.0,
+        task_memory_bytes=31 * 2**30,
+        max_processes=64,
+        boot_timeout_seconds=60.0,
+        launch_timeout_seconds=90.0,
+        kill_grace_seconds=0.5,
+        max_output_bytes=2**40,
+        max_log_bytes=100 * 2**20,
+    )
+
+
+def test_no_field_of_a_pool_is_out_of_an_inventorys_reach():
+    reachable = {field.serialization_alias or name for name, field in PoolVariables.model_fields.items()}
+    assert reachable | {"name"} == set(Pool.__dataclass_fields__)
+
+
+def test_variables_of_others_are_ignored():
+    assert pool_from("small", {**SAID, "memory": "1G", "ansible_user": "root", "site_owner": ["us"]}).cpus == 1
+
+
+def test_a_misspelt_variable_is_named_with_the_one_that_was_meant():
+    with pytest.raises(InvalidPool, match=r"pool small, mayfly_memry: no such variable \(did you mean mayfly_memory\?"):
+        pool_from("small", {**SAID, "mayfly_memry": "1G"})
+
+
+def test_a_variable_like_no_other_is_told_which_there_are():
+    with pytest.raises(InvalidPool, match=r"mayfly_xyzzy: no such variable \(known are mayfly_image, mayfly_cpus"):
+        pool_from("small", {**SAID, "mayfly_xyzzy": 1})
+
+
+def test_the_port_has_no_second_name():
+    with pytest.raises(InvalidPool, match=r"mayfly_ansible_port: no such variable \(the port is ansible_port"):
+        pool_from("small", {**SAID, "mayfly_ansible_port": 22})
+
+
+def test_a_pool_without_an_image():
+    with pytest.raises(InvalidPool, match=r"pool small, mayfly_image: missing \(say which base image"):
+        pool_from("small", {})
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "complaint"),
+    [
+        ("mayfly_image", "", "at least 1 character"),
+        ("mayfly_image", 12, "valid string"),
+        ("mayfly_cpus", 0, "greater than or equal to 1"),
+        ("mayfly_cpus", "2", "valid integer"),
+        ("mayfly_cpus", True, "valid integer"),
+        ("mayfly_cpus", 1.5, "valid integer"),
+        ("mayfly_cpus", None, "valid integer"),
+        ("mayfly_memory", 512, "a size with a unit"),
+        ("mayfly_memory", "512", "a size with a unit"),
+        ("mayfly_memory", "0G", "a size with a unit"),
+        ("mayfly_memory", "-1G", "a size with a unit"),
+        ("mayfly_memory", "1.5G", "a size with a unit"),
+        ("mayfly_memory", ["1G"], "a size with a unit"),
+        ("mayfly_default_timeout", "soon", "a time of more than 0"),
+        ("mayfly_default_timeout", 0, "a time of more than 0"),
+        ("mayfly_default_timeout", -1, "a time of more than 0"),
+        ("mayfly_default_timeout", "", "a time of more than 0"),
+        ("mayfly_default_timeout", float("nan"), "a time of more than 0"),
+        ("mayfly_default_timeout", float("inf"), "a time of more than 0"),
+        ("mayfly_default_timeout", True, "a time of more than 0"),
+        ("ansible_port", 0, "greater than or equal to 1"),
+        ("ansible_port", 65536, "less than or equal to 65535"),
+        ("ansible_port", "22", "valid integer"),
+        ("mayfly_network", {"id": 3}, "valid string"),
+    ],
+)
+def test_a_wrong_value_names_pool_variable_and_what_is_expected(variable, value, complaint):
+    with pytest.raises(InvalidPool) as caught:
+        pool_from("small", {**SAID, variable: value})
+    assert caught.value.field == f"pool small, {variable}"
+    assert repr(value) in caught.value.problem
+    assert complaint in caught.value.remedy
+
+
+@pytest.mark.parametrize("name", ["a b", "-x", "x" * 65, "pool;reboot", "æ", ""])
+def test_a_name_that_would_not_do_elsewhere(name):
+    with pytest.raises(InvalidPool, match="not a name for a pool"):
+        pool_from(name, SAID)
+
+
+def test_limits_that_contradict_each_other():
+    with pytest.raises(InvalidPool, match="mayfly_default_timeout: 7200 s is more than mayfly_max_timeout, 3600 s"):
+        pool_from("small", {**SAID, "mayfly_default_timeout": "2h", "mayfly_max_timeout": "1h"})
+    with pytest.raises(InvalidPool, match="mayfly_task_memory: not below mayfly_memory"):
+        pool_from("small", {**SAID, "mayfly_memory": "1G", "mayfly_task_memory": "1024M"})
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [("1K", 1024), ("512M", 512 * 2**20), ("2g", 2 * 2**30), ("1 GiB", 2**30), (" 3MB ", 3 * 2**20), ("1T", 2**40)],
+)
+def test_sizes(text, size):
+    assert size_in_bytes(text) == size
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [("90s", 90), ("15m", 900), ("1h30m", 5400), ("2d", 172800), ("0.5s", 0.5), (45, 45), (1.5, 1.5)],
+)
+def test_times(text, seconds):
+    assert time_in_seconds(text) == seconds
