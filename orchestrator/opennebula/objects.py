@@ -29,6 +29,10 @@ class VmRequest:
     context: Mapping[str, str]
     tags: Mapping[str, str]
 
+    def __post_init__(self) -> None:
+        if not self.tags.get("MAYFLY_VM"):
+            raise ValueError("a VM without the tag MAYFLY_VM could not be found again")
+
 
 @dataclass(frozen=True, slots=True)
 class CloudVm:

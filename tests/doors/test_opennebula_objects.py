@@ -5,7 +5,8 @@ import re
 import pyone.bindings
 import pytest
 
-from orchestrator.opennebula.objects import CloudVm, Host, ImageVersion, Network
+from orchestrator import opennebula
+from orchestrator.opennebula.objects import CloudVm, Host, ImageVersion, Network, VmRequest
 from orchestrator.opennebula.states import Phase
 from tests.replay_server import recorded, transcript
 
@@ -154,3 +155,12 @@ def test_a_version_that_boots_by_itself_has_no_kernel():
 )
 def test_what_is_no_whole_version_of_ours(changes):
     assert version(**changes) is None
+
+
+def test_a_request_without_our_name_for_the_vm_is_none():
+    with pytest.raises(ValueError, match="MAYFLY_VM"):
+        VmRequest("vm", 1, 2**20, "sealed", {}, {"MAYFLY_TASK": "t"})
+
+
+def test_the_public_names_are_there():
+    assert all(hasattr(opennebula, name) for name in opennebula.__all__)
