@@ -41,6 +41,7 @@ class Store:
         Raises NotPossible (no such database, not ours to write, made by a newer Mayfly) and HostDiskFull.
         """
         database = Database(url)
+        await database.prepare()
         try:
             async with database.writing() as connection:
                 await connection.run_sync(upgrade)
