@@ -10,7 +10,8 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import tarfile
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import aclosing
 from typing import BinaryIO, Protocol
 
 from orchestrator.domain.errors import StagingFailed
@@ -85,13 +86,14 @@ async def send_tree(process: Process, entries: Sequence[InputEntry], progress: P
     try:
         try:
             done = 0
-            async for chunk, content in _archive(entries):
-                async with asyncio.timeout(STALLED_SECONDS):
-                    process.stdin.write(chunk)
-                    await process.stdin.drain()
-                done += content
-                if progress and content:
-                    progress(done, total)
+            async with aclosing(_archive(entries)) as archive:
+                async for chunk, content in archive:
+                    async with asyncio.timeout(STALLED_SECONDS):
+                        process.stdin.write(chunk)
+                        await process.stdin.drain()
+                    done += content
+                    if progress and content:
+                        progress(done, total)
             process.stdin.write_eof()
         except TimeoutError as error:
             raise StagingFailed(f"the guest took no input for {STALLED_SECONDS:g} s") from error
@@ -114,7 +116,7 @@ async def send_tree(process: Process, entries: Sequence[InputEntry], progress: P
             raise StagingFailed(f"input {printable(entry.path)}: its sha256 in the guest is not what was sent")
 
 
-async def _archive(entries: Sequence[InputEntry]) -> AsyncIterator[tuple[bytes, int]]:
+async def _archive(entries: Sequence[InputEntry]) -> AsyncGenerator[tuple[bytes, int], None]:
     """The tar archive in pieces of bounded size, each with the count of bytes of content in it.
 
     Directories first and links last: nothing is written through a link, wherever it leads.
@@ -123,8 +125,9 @@ async def _archive(entries: Sequence[InputEntry]) -> AsyncIterator[tuple[bytes, 
     for entry in sorted(entries, key=lambda each: order[each.kind]):
         yield _header(entry), 0
         if entry.kind == "file":
-            async for chunk in _content(entry):
-                yield chunk, len(chunk)
+            async with aclosing(_content(entry)) as content:
+                async for chunk in content:
+                    yield chunk, len(chunk)
             yield b"\0" * (-entry.size % tarfile.BLOCKSIZE), 0
     yield b"\0" * tarfile.RECORDSIZE, 0
 
@@ -144,13 +147,19 @@ def _header(entry: InputEntry) -> bytes:
     return info.tobuf(tarfile.GNU_FORMAT, "utf-8", "surrogateescape")
 
 
-async def _content(entry: InputEntry) -> AsyncIterator[bytes]:
+async def _content(entry: InputEntry) -> AsyncGenerator[bytes, None]:
     hashed = hashlib.sha256()
     left = entry.size
-    source = await asyncio.to_thread(entry.open)
+    try:
+        source = await asyncio.to_thread(entry.open)
+    except OSError as error:
+        raise StagingFailed(f"input {printable(entry.path)}: cannot be read here: {error}") from error
     try:
         while left:
-            chunk = await asyncio.to_thread(source.read, min(CHUNK, left))
+            try:
+                chunk = await asyncio.to_thread(source.read, min(CHUNK, left))
+            except OSError as error:
+                raise StagingFailed(f"input {printable(entry.path)}: cannot be read here: {error}") from error
             if not chunk:
                 raise StagingFailed(f"input {printable(entry.path)}: {left} bytes short of its size")
             hashed.update(chunk)

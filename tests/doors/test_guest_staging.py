@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from typing import BinaryIO
 
 import pytest
 
@@ -75,6 +76,17 @@ async def test_content_that_is_shorter_than_it_was_is_refused() -> None:
     async with simulated() as (guest, _):
         with pytest.raises(StagingFailed, match="input f: 4 bytes short of its size"):
             await guest.stage_in([Shrunk("f", b"x")])
+
+
+async def test_an_input_that_is_gone_is_told_and_not_taken_for_a_dropped_connection() -> None:
+    class Gone(Entry):
+        def open(self) -> BinaryIO:
+            raise FileNotFoundError(2, "No such file or directory", "/somewhere/f")
+
+    async with misbehaving(stays_after(b"")) as (guest, server):
+        with pytest.raises(StagingFailed, match=r"input f: cannot be read here: .*No such file"):
+            await guest.stage_in([Gone("f", b"x")])
+    assert server.connections == 1
 
 
 @pytest.mark.parametrize(

@@ -5,8 +5,8 @@ Writes a line for each target: name TAB 1 or 0 (reached) TAB detail.
 
 Reached means: something that is not this machine sent an answer. An accepted connection or a datagram always counts. A
 refusal (RST, or an ICMP error of another machine) counts unless the two control addresses, at which nothing can be
-(RFC 5737), are refused as well: then a fence on the way refuses everything by itself, as QEMU's restricted user
-networking does for TCP, and its refusals tell nothing of what is behind it. Silence does not count, nor what this
+(RFC 5737), are refused in the same way: then a fence on the way refuses everything by itself, as QEMU's restricted user
+networking does with RST, and its refusals tell nothing of what is behind it. Silence does not count, nor what this
 machine's own kernel says (no route; no neighbour of that address). Not tried: ARP, neighbour discovery, DHCP, and ICMP
 echo to the gateway, which QEMU's user networking answers itself, restricted or not.
 
@@ -24,6 +24,7 @@ import time
 
 IP_RECVERR, IPV6_RECVERR, MSG_ERRQUEUE, IPV6_MULTICAST_LOOP = 11, 25, 0x2000, 19
 IPV6, ICMPV6 = 41, 58
+REFUSALS = "reset", "icmp"
 PATIENCE = 2.0
 CONTROLS = "198.51.100.7", "203.0.113.7"
 QUERY = bytes.fromhex("4d4601000001000000000000") + b"\x07example\x03com\x00\x00\x01\x00\x01"
@@ -79,7 +80,7 @@ def neighbours(address: str) -> list[str]:
 
 
 class Try:
-    """One thing tried. `answer`: None while there is none, else its sort ("yes", "refused", "local") and its text."""
+    """One thing tried. `answer`: None while there is none, else its sort ("yes", "reset", "icmp", "local") and text."""
 
     def __init__(self, name: str, kind: int, target: tuple[object, ...], payload: bytes = b"") -> None:
         self.name, self.payload, self.kind = name, payload, kind
@@ -106,11 +107,11 @@ class Try:
         sender = self.offender()
         code = self.sock.getsockopt(s.SOL_SOCKET, s.SO_ERROR)
         if sender and sender not in mine:
-            self.answer = "refused", f"an ICMP error from {sender}"
+            self.answer = "icmp", f"an ICMP error from {sender}"
         elif sender or (code and code != errno.ECONNREFUSED):
             self.answer = "local", f"no way: {errno.errorcode.get(code, 'unreachable')}"
         elif code:
-            self.answer = "refused", "refused"
+            self.answer = "reset", "refused"
         elif self.kind == s.SOCK_STREAM:
             try:
                 self.sock.getpeername()
@@ -175,7 +176,7 @@ def main(window: float, words: list[str]) -> None:
         poller.register(descriptor, select.POLLOUT if one.kind == s.SOCK_STREAM else select.POLLIN)
     while waiting:
         left = until - time.monotonic()
-        if left <= 0 and any(one.answer and one.answer[0] == "refused" for one in tries):
+        if left <= 0 and any(one.answer and one.answer[0] in REFUSALS for one in tries):
             # to judge a refusal the controls must be known, and they are slower than the rest only in a busy machine
             left = PATIENCE + left if any(one.answer is None for one in tries[: len(CONTROLS)]) else 0
         if left <= 0:
@@ -184,12 +185,13 @@ def main(window: float, words: list[str]) -> None:
             if waiting[descriptor].look(mine):
                 poller.unregister(descriptor)
                 del waiting[descriptor]
-    fenced = all(one.answer and one.answer[0] == "refused" for one in tries[: len(CONTROLS)])
+    controls = [one.answer[0] if one.answer else "" for one in tries[: len(CONTROLS)]]
     for one in tries:
         sort, text = one.answer or ("silence", f"silence for {window:g} s")
-        if sort == "refused" and fenced:
+        fenced = sort in REFUSALS and all(control == sort for control in controls)
+        if fenced:
             text += ", by the fence: addresses at which nothing is are refused as well"
-        print(f"{one.name}\t{int(sort == 'yes' or (sort == 'refused' and not fenced))}\t{text}")
+        print(f"{one.name}\t{int(sort == 'yes' or (sort in REFUSALS and not fenced))}\t{text}")
 
 
 main(float(sys.argv[2]), sys.argv[3:])

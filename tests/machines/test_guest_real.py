@@ -1,0 +1,300 @@
+"""The guest door against real machines: what systemd, strace, tar and the kernel make of it."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import stat
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, replace
+
+import pyone
+import pytest
+
+from orchestrator.domain.errors import SealBroken, StagingFailed
+from orchestrator.domain.outcome import Exited, Outcome, OutOfMemory, Signaled, TimedOut
+from orchestrator.domain.task import TraceProfile
+from orchestrator.guest import (
+    TRACE_PATH,
+    AlreadyStarted,
+    Guest,
+    Launch,
+    OutputKind,
+    OutputRefused,
+    connect,
+    require,
+    require_sealed,
+)
+from orchestrator.trace.command import traced
+from orchestrator.trace.summary import Summary, summarize
+from tests.driver import TestCloud
+from tests.guest_ends import CLIENT, HOST, Entry, MemoryOutputs, Sinks
+
+MIB = 2**20
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Where a booting VM will answer."""
+
+    address: str
+    port: int
+
+
+Boot = Callable[[str], Machine]
+
+
+@pytest.fixture
+def boot(cloud: TestCloud) -> Iterator[Boot]:
+    """Boots a VM of the promoted image in a network of that name; each is destroyed after the test."""
+    one = cloud.client()
+    made: list[int] = []
+
+    def start(network: str) -> Machine:
+        promoted = [each for each in one.templatepool.info(-2, -1, -1).VMTEMPLATE if _is_promoted(each)]
+        context = f'NETWORK="YES", SSH_PUBLIC_KEY="{CLIENT.public}", MAYFLY_HOST_KEY_BASE64="{HOST.private_base64}"'
+        networks = {each.NAME: each.ID for each in one.vnpool.info(-2, -1, -1).VNET}
+        extra = f"CPU=1\nVCPU=1\nMEMORY=512\nNIC=[NETWORK_ID={networks[network]}]\nCONTEXT=[{context}]"
+        vm = one.template.instantiate(promoted[-1].ID, "guest-under-test", False, extra)
+        made.append(vm)
+        nic = one.vm.info(vm).TEMPLATE["NIC"]
+        return Machine(nic["IP"], 2222)
+
+    yield start
+    for vm in made:
+        while one.vm.info(vm).STATE != 6:  # DONE
+            with suppress(pyone.OneException):  # refused while it starts
+                one.vm.action("terminate-hard", vm)
+
+
+def _is_promoted(template: object) -> bool:
+    return dict(template.TEMPLATE).get("MAYFLY_STATE") == "promoted"  # type: ignore[attr-defined]
+
+
+@asynccontextmanager
+async def reached(machine: Machine) -> AsyncIterator[Guest]:
+    """A connection to it, once it has booted."""
+    guest = await connect(
+        machine.address,
+        machine.port,
+        host_key=HOST.public,
+        client_key=CLIENT.private,
+        deadline=180,
+        reconnect_seconds=60,
+    )
+    try:
+        yield guest
+    finally:
+        await guest.close()
+
+
+def launch(*argv: str, **changes: object) -> Launch:
+    plain = Launch(
+        argv=argv,
+        timeout_seconds=120,
+        memory_bytes=128 * MIB,
+        processes=64,
+        trace=traced(TraceProfile.AUDIT, output=TRACE_PATH),
+        kill_grace_seconds=2,
+    )
+    return replace(plain, **changes)  # type: ignore[arg-type]
+
+
+def summary(sinks: Sinks) -> Summary:
+    return summarize(sinks.trace.data.decode(errors="surrogateescape").splitlines())
+
+
+LOOK = r"""
+id -u; id -g; pwd
+grep -E '^(Cap(Inh|Prm|Eff|Amb)|NoNewPrivs)' /proc/self/status
+env | sort
+echo to stderr >/dev/stderr
+cat "/task/in/a b
+é"/*; cat /task/in/link; ls -A /task/in/empty; stat -c %U:%a /task/in/run /task/in/secret
+for path in /task/in/new /etc/new /usr/new /task/new; do touch $path 2>/dev/null && echo WROTE $path; done
+rm -f /task/in/run; echo x >>/task/in/run
+ls /run/mayfly-task /var/lib/mayfly-task && echo SAW THE LOGS
+kill -9 1; pgrep strace && echo SAW STRACE
+python3 -c "import socket; socket.create_connection(('8.8.8.8', 53), 5)"
+mkdir -p d/empty; echo 1 >'d/a b'; ln d/'a b' hard; echo 2 >"$(printf 'n\nl\377')"; chmod 4755 hard
+ln -s /etc/shadow shadow; mkfifo fifo; echo closed >closed; chmod 000 closed; mkdir shut; echo x >shut/x; chmod 000 shut
+ln -s /etc linked
+echo last; exit 7
+"""
+
+
+async def test_one_process_from_its_inputs_to_its_outputs(boot: Boot) -> None:
+    tree = [
+        Entry("a b\né", kind="directory", mode=0o700),
+        Entry("a b\né/\udcff", b"odd name\n", mode=0o600),
+        Entry("run", b"#!/bin/sh\n", mode=0o750),
+        Entry("secret", b"", mode=0o400),
+        Entry("empty", kind="directory"),
+        Entry("link", kind="symlink", target="run"),
+        Entry("big", bytes(5 * MIB)),
+    ]
+    sinks, outputs = Sinks(), MemoryOutputs()
+    async with reached(boot("sealed")) as guest:
+        facts, probes = await asyncio.gather(guest.facts(), guest.probe_seal())
+        require(facts)
+        require_sealed(probes)
+        await guest.stage_in(tree)
+        await guest.start(launch("sh", "-c", LOOK, "sh", environment={"ODD": "$HOME 'x' %n"}))
+        outcome, usage = await guest.follow(*sinks)
+        with pytest.raises(AlreadyStarted):
+            await guest.start(launch("true"))
+        listed = {entry.path: entry for entry in await guest.list_outputs()}
+        files = [listed[path] for path in ("d/a b", "hard", "n\nl\udcff")]
+        await guest.stage_out(files, outputs, limit_bytes=MIB)
+        for refused in ("closed", "shut/x"):
+            with pytest.raises(OutputRefused, match="Permission denied"):
+                await guest.stage_out([listed[refused]], outputs, limit_bytes=MIB)
+        # a guest that lied about kinds, or a link put in place after the listing: never followed, nor on the way
+        for lie in ("shadow", "linked/passwd", "fifo"):
+            entry = replace(listed["d/a b"], path=lie)
+            with pytest.raises(OutputRefused):
+                await guest.stage_out([entry], outputs, limit_bytes=MIB)
+        with pytest.raises(StagingFailed, match="changed"):
+            await guest.stage_out([replace(listed["hard"], size=1)], outputs, limit_bytes=MIB)
+        with pytest.raises(StagingFailed, match="more than 3"):
+            await guest.list_outputs(3)
+    assert outcome == Exited(7), sinks.stderr.data
+    assert sinks.stdout.data.decode(errors="surrogateescape").splitlines() == [
+        "1000", "1000", "/task/out",
+        "CapInh:\t0000000000000000", "CapPrm:\t0000000000000000", "CapEff:\t0000000000000000",
+        "CapAmb:\t0000000000000000", "NoNewPrivs:\t1",
+        "HOME=/task/tmp", "LANG=C.UTF-8", "LOGNAME=task", "ODD=$HOME 'x' %n",
+        "PATH=/usr/local/bin:/usr/bin:/bin:/usr/local/games:/usr/games", "PWD=/task/out", "SHELL=/bin/sh",
+        "TMPDIR=/task/tmp", "USER=task",
+        "odd name", "#!/bin/sh", "root:755", "root:444", "last",
+    ]  # fmt: skip
+    assert sinks.stderr.data.startswith(b"to stderr\n")
+    assert b"Network is unreachable" in sinks.stderr.data
+    assert outputs.files == {"d/a b": b"1\n", "hard": b"1\n", "n\nl\udcff": b"2\n"}
+    assert {path: listed[path].kind for path in ("d", "d/empty", "fifo", "shadow", "shut/x")} == {
+        "d": OutputKind.DIRECTORY,
+        "d/empty": OutputKind.DIRECTORY,
+        "fifo": OutputKind.FIFO,
+        "shadow": OutputKind.SYMLINK,
+        "shut/x": OutputKind.FILE,
+    }
+    assert listed["hard"].mode & stat.S_ISUID
+    assert usage.cpu_seconds and usage.memory_peak_bytes
+    told = summary(sinks)
+    assert told.lines_unread == 0
+    assert [program.argv[0] for program in told.programs][:2] == ["env", "sh"]
+    assert [(tried.address, tried.port, tried.result) for tried in told.network] == [("8.8.8.8", 53, "ENETUNREACH")]
+
+
+@pytest.mark.parametrize(
+    ("script", "outcome", "stdout"),
+    [
+        ("echo partial; kill -9 $$", Signaled("KILL"), b"partial\n"),
+        ("echo partial; trap 'echo bye; exit 0' TERM; while :; do sleep 0.1; done", TimedOut(4), b"partial\nbye\n"),
+        ("echo partial; trap '' TERM; while :; do sleep 0.1; done", TimedOut(4), b"partial\n"),
+        ("echo partial; (trap '' TERM; while :; do sleep 0.1; done) & exit 0", Exited(0), b"partial\n"),
+        ("echo partial; exec python3 -c 'bytearray(200 << 20)'", OutOfMemory(128 * MIB), b"partial\n"),
+        ("echo partial; python3 -c 'bytearray(200 << 20)'; echo after", OutOfMemory(128 * MIB), b"partial\n"),
+        ("echo partial; exec nosuch", Exited(127), b"partial\n"),
+        ("echo partial; exec /etc/passwd", Exited(126), b"partial\n"),
+    ],
+)
+async def test_an_end_is_told_truthfully(boot: Boot, script: str, outcome: Outcome, stdout: bytes) -> None:
+    sinks = Sinks()
+    async with reached(boot("sealed")) as guest:
+        await guest.start(launch("sh", "-c", script, timeout_seconds=4 if isinstance(outcome, TimedOut) else 60))
+        assert (await guest.follow(*sinks))[0] == outcome
+    assert sinks.stdout.data == stdout
+    assert [program.argv[0] for program in summary(sinks).programs][:2] == ["env", "sh"]
+
+
+async def test_a_stopped_process_keeps_its_partial_outputs_and_trace(boot: Boot) -> None:
+    sinks, outputs = Sinks(), MemoryOutputs()
+    async with reached(boot("sealed")) as guest:
+        await guest.start(launch("sh", "-c", "echo 1 >part; echo partial; sleep 600"))
+        following = asyncio.create_task(guest.follow(*sinks))
+        while not sinks.stdout.data:
+            await asyncio.sleep(0.01)
+        await guest.stop(5)
+        assert (await following)[0] == Signaled("TERM")
+        await guest.stage_out(await guest.list_outputs(), outputs, limit_bytes=MIB)
+    assert outputs.files == {"part": b"1\n"}
+    assert sinks.stdout.data == b"partial\n"
+    assert b"+++ killed by SIGTERM +++" in sinks.trace.data
+
+
+async def test_a_cut_connection_neither_ends_the_process_nor_loses_a_byte(boot: Boot) -> None:
+    machine, sinks = boot("sealed"), Sinks()
+    script = "i=0; while [ $i -lt 60 ]; do i=$((i+1)); echo line $i; sleep 0.1; done; exit 3"
+    async with _Cutter(machine) as cutter, reached(Machine("127.0.0.1", cutter.port)) as guest:
+        await guest.start(launch("sh", "-c", script))
+        following = asyncio.create_task(guest.follow(*sinks))
+        for _ in range(2):
+            seen = len(sinks.stdout.data)
+            while len(sinks.stdout.data) == seen:  # it has begun, or it goes on after the last cut
+                await asyncio.sleep(0.01)
+            cutter.cut()
+        assert (await following)[0] == Exited(3)
+    assert sinks.stdout.data == b"".join(b"line %d\n" % number for number in range(1, 61))
+    assert cutter.connections >= 3
+
+
+async def test_a_machine_that_is_not_sealed_is_found_out_and_a_sealed_one_reaches_nobody(boot: Boot) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.setblocking(False)
+        extra = [("10.0.2.2", listener.getsockname()[1])]  # QEMU's user networking takes this for the host's loopback
+        async with reached(boot("sealed")) as guest:
+            require_sealed(await guest.probe_seal(extra))
+        with pytest.raises(BlockingIOError):
+            listener.accept()
+        async with reached(boot("open")) as guest:
+            probes = await guest.probe_seal(extra)
+        listener.accept()[0].close()
+    with pytest.raises(SealBroken, match=r"10\.0\.2\.2 TCP \d+ \(connected\)"):
+        require_sealed(probes)
+
+
+class _Cutter:
+    """A way to a machine that can be cut; connections made later pass again."""
+
+    def __init__(self, machine: Machine) -> None:
+        self._machine = machine
+        self._open: set[asyncio.StreamWriter] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self.connections = 0
+        self.port = 0
+
+    async def __aenter__(self) -> _Cutter:
+        self._server = await asyncio.start_server(self._pass, "127.0.0.1", 0)
+        self.port = self._server.sockets[0].getsockname()[1]
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._server.close()
+        self.cut()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def cut(self) -> None:
+        for writer in self._open:
+            writer.transport.abort()
+
+    async def _pass(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            there, back = await asyncio.open_connection(self._machine.address, self._machine.port)
+        except OSError:  # not yet
+            writer.transport.abort()
+            return
+        self._open |= {writer, back}
+        counted = asyncio.create_task(self._copy(there, writer, count=True))
+        self._tasks |= {counted, asyncio.create_task(self._copy(reader, back))}
+
+    async def _copy(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, count: bool = False) -> None:
+        with suppress(OSError):
+            while data := await reader.read(65536):
+                self.connections += count
+                count = False
+                writer.write(data)
+                await writer.drain()
+        writer.transport.abort()
+        self._open.discard(writer)
