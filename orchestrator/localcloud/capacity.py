@@ -24,9 +24,9 @@ def free(store: Store, host: Host) -> tuple[int, int]:
     return cpu, memory
 
 
-def attributes(store: Store, host: Host) -> dict[str, str]:
-    """What SCHED_REQUIREMENTS can ask of a host."""
-    cpu, memory = free(store, host)
+def attributes(store: Store, host: Host, left: tuple[int, int]) -> dict[str, str]:
+    """What SCHED_REQUIREMENTS can ask of a host, of which `left` is free."""
+    cpu, memory = left
     cluster = store.clusters.find(host.cluster_id)
     own = {key: text_of(host.template, key) for key in host.template}
     return own | {

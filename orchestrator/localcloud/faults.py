@@ -19,6 +19,9 @@ class _Fault:
     settings: dict[str, Any]
 
 
+_NEEDED = {"delay": {"seconds"}, "fail": {"code", "text"}}
+
+
 class Faults:
     """Each fault holds for the next `times` calls of a method (`*`: of any); `clear` takes all away.
 
@@ -89,6 +92,8 @@ class Faults:
                 self.stall_scheduler(bool(order.get("stalled", True)))
             case {"kind": str(kind), "method": str(method)} if kind in self.KINDS:
                 settings = {key: value for key, value in order.items() if key not in ("kind", "method", "times")}
+                if set(settings) != _NEEDED.get(kind, set()):
+                    raise ValueError(f"a {kind} needs {sorted(_NEEDED.get(kind, set()))} and nothing else: {order}")
                 self._add(kind, method, int(order.get("times", 1)), **settings)
             case _:
                 raise ValueError(f"not a fault: {order}")

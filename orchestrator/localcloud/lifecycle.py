@@ -23,33 +23,9 @@ from orchestrator.localcloud.graveyard import bury
 from orchestrator.localcloud.hypervisors import HypervisorError, MachineSpec, Power
 from orchestrator.localcloud.machines import machine_spec, make_volatile_disks
 from orchestrator.localcloud.model import Host, Image, ImageState, Lcm, Vm, VmState
+from orchestrator.localcloud.steps import BOOT_AFTER, FAILURE_OF, PROLOGS
 from orchestrator.localcloud.template import text_of, vectors
 from orchestrator.localcloud.vm_make import fill_disk, release_everything
-
-PROLOGS = {"": Lcm.PROLOG, "STOPPED": Lcm.PROLOG_RESUME, "UNDEPLOYED": Lcm.PROLOG_UNDEPLOY}
-BOOT_AFTER = {Lcm.PROLOG: Lcm.BOOT, Lcm.PROLOG_RESUME: Lcm.BOOT_STOPPED, Lcm.PROLOG_UNDEPLOY: Lcm.BOOT_UNDEPLOY}
-FAILURE_OF = {
-    Lcm.PROLOG: (VmState.ACTIVE, Lcm.PROLOG_FAILURE),
-    Lcm.PROLOG_RESUME: (VmState.ACTIVE, Lcm.PROLOG_RESUME_FAILURE),
-    Lcm.PROLOG_UNDEPLOY: (VmState.ACTIVE, Lcm.PROLOG_UNDEPLOY_FAILURE),
-    Lcm.BOOT: (VmState.ACTIVE, Lcm.BOOT_FAILURE),
-    Lcm.BOOT_STOPPED: (VmState.ACTIVE, Lcm.BOOT_STOPPED_FAILURE),
-    Lcm.BOOT_UNDEPLOY: (VmState.ACTIVE, Lcm.BOOT_UNDEPLOY_FAILURE),
-    Lcm.BOOT_POWEROFF: (VmState.POWEROFF, Lcm.LCM_INIT),
-    Lcm.BOOT_SUSPENDED: (VmState.SUSPENDED, Lcm.LCM_INIT),
-    Lcm.SHUTDOWN: (VmState.ACTIVE, Lcm.RUNNING),
-    Lcm.SHUTDOWN_POWEROFF: (VmState.ACTIVE, Lcm.RUNNING),
-    Lcm.SHUTDOWN_UNDEPLOY: (VmState.ACTIVE, Lcm.RUNNING),
-    Lcm.SAVE_SUSPEND: (VmState.ACTIVE, Lcm.RUNNING),
-    Lcm.SAVE_STOP: (VmState.ACTIVE, Lcm.RUNNING),
-    Lcm.EPILOG: (VmState.ACTIVE, Lcm.EPILOG_FAILURE),
-    Lcm.EPILOG_STOP: (VmState.ACTIVE, Lcm.EPILOG_STOP_FAILURE),
-    Lcm.EPILOG_UNDEPLOY: (VmState.ACTIVE, Lcm.EPILOG_UNDEPLOY_FAILURE),
-}
-"""Where a VM goes when the step of its LCM state fails: what cannot be undone is a *_FAILURE, the rest falls back
-silently."""
-RETRY_OF = {failure[1]: lcm for lcm, failure in FAILURE_OF.items() if failure[1].name.endswith("_FAILURE")}
-"""What `recover(…, 2)` does again."""
 
 
 class Machines:

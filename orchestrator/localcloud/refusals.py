@@ -23,7 +23,7 @@ class Code(IntEnum):
 class Refused(Exception):
     """The call failed. `text` lacks the `[one.method] ` prefix, which the server adds."""
 
-    def __init__(self, code: Code, text: str, object_id: int = -1) -> None:
+    def __init__(self, code: int, text: str, object_id: int = -1) -> None:
         self.code = code
         self.text = text
         self.object_id = object_id

@@ -5,8 +5,9 @@ from __future__ import annotations
 from orchestrator.localcloud.cloud import Cloud, log
 from orchestrator.localcloud.hypervisors import Power
 from orchestrator.localcloud.images import bring_again
-from orchestrator.localcloud.lifecycle import BOOT_AFTER, PROLOGS, Lifecycle
+from orchestrator.localcloud.lifecycle import Lifecycle
 from orchestrator.localcloud.model import ImageState, Lcm, Vm, VmState
+from orchestrator.localcloud.steps import BOOT_AFTER, PROLOGS
 from orchestrator.localcloud.template import vectors
 
 _BOOTS = (*BOOT_AFTER.values(), Lcm.BOOT_POWEROFF, Lcm.BOOT_SUSPENDED)

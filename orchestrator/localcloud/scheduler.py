@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from dataclasses import dataclass
 
 from orchestrator.localcloud import capacity
 from orchestrator.localcloud.bodies import vm_cpu_percent, vm_memory_kb
@@ -14,6 +15,15 @@ from orchestrator.localcloud.requirements import RequirementsError, matches
 from orchestrator.localcloud.template import text_of
 
 SYSTEM_DS = 1
+
+
+@dataclass(slots=True)
+class _Room:
+    """A host and what is left of it in this pass: CPU in percent of a core, memory in kB."""
+
+    host: Host
+    cpu: int
+    memory: int
 
 
 class Scheduler:
@@ -53,37 +63,39 @@ class Scheduler:
             oldest = clock - min(self._seen.values())
             if oldest < settings.scheduler_window and len(pending) < settings.scheduler_window_length:
                 return
+            hosts = [_Room(host, *capacity.free(self._cloud.store, host)) for host in self._cloud.store.hosts]
             for vm in pending:
-                self._place(vm)
+                self._place(vm, hosts)
 
-    def _place(self, vm: Vm) -> None:
-        hosts = list(self._cloud.store.hosts)
+    def _place(self, vm: Vm, hosts: list[_Room]) -> None:
         reasons: dict[str, list[int]] = {}
-        fitting: list[tuple[int, Host]] = []
-        for host in hosts:
-            if (reason := self._why_not(vm, host)) is None:
-                fitting.append((capacity.free(self._cloud.store, host)[0], host))
+        fitting: list[_Room] = []
+        for room in hosts:
+            if (reason := self._why_not(vm, room)) is None:
+                fitting.append(room)
             else:
-                reasons.setdefault(reason, []).append(host.oid)
+                reasons.setdefault(reason, []).append(room.host.oid)
         if not fitting:
             self._explain(vm, reasons)
             return
-        host = max(fitting, key=lambda pair: pair[0])[1]
-        self._lifecycle.begin_deploy(vm, host, system_datastore(self._cloud, host), by_scheduler=True)
+        chosen = max(fitting, key=lambda room: room.cpu)
+        chosen.cpu -= vm_cpu_percent(vm)
+        chosen.memory -= vm_memory_kb(vm)
+        datastore = system_datastore(self._cloud, chosen.host)
+        self._lifecycle.begin_deploy(vm, chosen.host, datastore, by_scheduler=True)
 
-    def _why_not(self, vm: Vm, host: Host) -> str | None:
-        if host.state != capacity.ENABLED:
+    def _why_not(self, vm: Vm, room: _Room) -> str | None:
+        if room.host.state != capacity.ENABLED:
             return "[HOST] No existing hosts"
-        wanted = text_of(vm.user_template, "SCHED_REQUIREMENTS")
-        try:
-            if not matches(wanted, capacity.attributes(self._cloud.store, host)):
-                return "No host meets SCHED_REQUIREMENTS"
-        except RequirementsError as error:
-            return f"Error evaluating SCHED_REQUIREMENTS: {error}"
-        cpu, memory = capacity.free(self._cloud.store, host)
-        if vm_cpu_percent(vm) > cpu:
+        if wanted := text_of(vm.user_template, "SCHED_REQUIREMENTS"):
+            try:
+                if not matches(wanted, capacity.attributes(self._cloud.store, room.host, (room.cpu, room.memory))):
+                    return "No host meets SCHED_REQUIREMENTS"
+            except RequirementsError as error:
+                return f"Error evaluating SCHED_REQUIREMENTS: {error}"
+        if vm_cpu_percent(vm) > room.cpu:
             return "[HOST] Not enough CPU on hosts"
-        if vm_memory_kb(vm) > memory:
+        if vm_memory_kb(vm) > room.memory:
             return "[HOST] Not enough MEMORY on hosts"
         return None
 

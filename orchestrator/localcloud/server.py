@@ -16,7 +16,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from orchestrator.localcloud import datastores as datastore_calls
-from orchestrator.localcloud import defaults, hosts, images, networks, system, templates, users, vm_work, vms
+from orchestrator.localcloud import defaults, hosts, hotplug, images, networks, system, templates, users, vm_work, vms
 from orchestrator.localcloud.calls import Call
 from orchestrator.localcloud.cloud import Cloud
 from orchestrator.localcloud.faults import DropConnection, Faults
@@ -33,7 +33,7 @@ log = logging.getLogger(__name__)
 
 CALLS: dict[str, Call] = {
     name: call
-    for module in (system, users, hosts, datastore_calls, images, networks, templates, vms, vm_work)
+    for module in (system, users, hosts, datastore_calls, images, networks, templates, vms, vm_work, hotplug)
     for name, call in module.calls.table.items()
 }
 _LARGEST_REQUEST = 16 << 20
@@ -101,7 +101,7 @@ class Dispatcher:
             caller = authenticate(self._cloud.store, session, next(self._numbers) % 10_000)
             arguments = call.arguments(given)
             if (failure := self._cloud.faults.take("fail", method)) is not None:
-                raise Refused(Code(int(failure["code"])), str(failure["text"]))
+                raise Refused(int(failure["code"]), str(failure["text"]))
             try:
                 return call.function(self._cloud, caller, *arguments)
             except (Refused, CallFault):
