@@ -390,3 +390,23 @@ async def test_of_many_finishes_at_once_one_wins(store_url: str, store: Store) -
     task = await store.tasks.get(lease.task_id)
     assert (task.state.value, task.exit_code, task.message) == (won.state, won.exit_code, won.message)
     assert len([k for k in await kinds(store, lease.task_id) if k in ("task.finished", "task.failed")]) == 1
+
+
+async def test_writers_that_read_first_wait_for_each_other_instead_of_failing(store_url: str, store: Store) -> None:
+    me = await runner(store)
+    leases = [(await claimed(store, me)).lease for _ in range(4)]
+    other = await Store.open(store_url)
+    try:
+        recorded = await asyncio.gather(
+            *(
+                (store, other)[n % 2].attempts.record_artifacts(lease, {f"log {n}": str(n)})
+                for lease in leases
+                for n in range(8)
+            )
+        )
+    finally:
+        await other.close()
+    assert all(recorded)
+    for lease in leases:
+        attempt = await store.attempts.get(lease.task_id, 1)
+        assert attempt is not None and attempt.artifacts == {f"log {n}": str(n) for n in range(8)}
