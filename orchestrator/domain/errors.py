@@ -13,7 +13,7 @@ MayflyError                      anything that we raise on purpose
      │   ├─ CloudMissing         no such object
      │   ├─ CloudWrongState      not in this state, which is often "not yet"
      │   ├─ ProvisionFailed      the VM will not come up
- │   └─ NotDestroyed         the VM is still there; it must not be forgotten
+     │   └─ NotDestroyed         the VM is still there; it must not be forgotten
      ├─ GuestError               the machine over SSH
      │   ├─ Unreachable          no SSH before the deadline; keeps the console log
      │   ├─ WrongHostKey         somebody answered with a key that we did not make

@@ -85,8 +85,8 @@ class Verdict:
     """What we say of a task when an attempt is over.
 
     `exit_code` is what `mayfly run` exits with: the job's own, 128 + n for signal n as a shell has it, 124 for a
-    time-out as coreutils' `timeout` has it, 137 for out of memory (a SIGKILL), 130 when it was canceled (as after Ctrl-C),
-    125 when it is Mayfly that says no: the platform failed, or an output that was asked for is not there.
+    time-out as coreutils' `timeout` has it, 137 for out of memory (a SIGKILL), 130 when it was canceled (as after
+    Ctrl-C), 125 when it is Mayfly that says no: the platform failed, or an output that was asked for is not there.
     """
 
     state: TaskState
