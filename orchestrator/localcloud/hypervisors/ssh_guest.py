@@ -16,7 +16,7 @@ import shlex
 import tarfile
 import threading
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from typing import Any, TypeVar
 
 import asyncssh
@@ -28,13 +28,28 @@ _T = TypeVar("_T")
 _Session = asyncssh.SSHServerProcess[bytes]
 _CHUNK = 1 << 16
 
+Answer = Callable[[_Session], Awaitable[None]]
+"""What a guest does about a request, on the loop that all guests share. When it returns, the status is 0."""
+
+
+async def never(session: _Session) -> None:
+    """The Answer that does not come."""
+    await asyncio.Event().wait()
+
 
 class SimulatedGuest:
-    """One guest that listens. `close` is idempotent and may be called from any thread, as may the others."""
+    """One guest that listens. `close` is idempotent and may be called from any thread, as may the others.
 
-    def __init__(self, spec: MachineSpec, on_poweroff: Callable[[], None]) -> None:
+    asked: the verbs of the requests so far, in order.
+    """
+
+    def __init__(
+        self, spec: MachineSpec, on_poweroff: Callable[[], None], answers: Mapping[str, Answer] | None = None
+    ) -> None:
+        self.asked: list[str] = []
         self._spec = spec
         self._on_poweroff = on_poweroff
+        self._answers = answers or {}
         self._connections: set[asyncssh.SSHServerConnection] = set()
         self._server: asyncssh.SSHAcceptor | None = None
         self._token = ""
@@ -82,8 +97,11 @@ class SimulatedGuest:
     async def _serve(self, session: _Session) -> None:
         first, _, rest = (session.command or "").partition("\n")
         words = shlex.split(first)[2:]
+        self.asked += words[:1]
         try:
             match words:
+                case [verb, *_] if verb in self._answers:
+                    await self._answers[verb](session)
                 case ["mayfly-facts"]:
                     session.stdout.write(self._facts().encode())
                 case ["mayfly-probe", *_]:
@@ -164,15 +182,18 @@ class SimulatedGuest:
                 await _read(session, scenario, names)
 
 
-def start_guest(spec: MachineSpec, on_poweroff: Callable[[], None] = lambda: None) -> SimulatedGuest:
+def start_guest(
+    spec: MachineSpec, on_poweroff: Callable[[], None] = lambda: None, answers: Mapping[str, Answer] | None = None
+) -> SimulatedGuest:
     """Answer as the guest of `spec`, at its first NIC's `address:host_port`, until closed. Blocks until it listens.
 
     The host key is the context's MAYFLY_HOST_KEY_BASE64, and SSH_PUBLIC_KEY may log in. `on_poweroff` is called, in a
-    thread, when the scenario powers the machine off. Raises HypervisorError.
+    thread, when the scenario powers the machine off. `answers`, by verb ("mayfly-facts"), take the place of a sound
+    guest's. Raises HypervisorError.
     """
     if not spec.nics:
         raise HypervisorError("a simulated guest needs a NIC")
-    guest = SimulatedGuest(spec, on_poweroff)
+    guest = SimulatedGuest(spec, on_poweroff, answers)
     _loop.acquire()
     try:
         _loop.run(guest.listen())
@@ -209,6 +230,8 @@ async def _follow(session: _Session, scenario: Scenario, offsets: list[int], lim
 
 async def _list(session: _Session, scenario: Scenario | None, most: int) -> None:
     outputs = scenario.outputs if scenario else {}
+    if scenario and scenario.mute:
+        await asyncio.Event().wait()
     if len(outputs) > most:
         await _frame(session, b"!", f"more than {most} files and directories".encode())
         return

@@ -13,6 +13,7 @@ argv is one statement, or `sh -c TEXT` holds several, parted by `;`. The stateme
     oom                             is killed at its memory limit
     drop                            every connection to the guest drops, and the process goes on
     poweroff                        the machine goes off
+    mute                            once it has ended, the guest never says which outputs there are
 
 Anything else is not found: 127, as a shell has it.
 """
@@ -34,7 +35,7 @@ class _End(Exception):
 
 class Scenario:
     """One process. `logs`: its stdout, stderr and trace; `outputs`: its files (None: a symbolic link); `record`: how it
-    ended, as lines of key=value, or "" while it runs."""
+    ended, as lines of key=value, or "" while it runs; `mute`: nobody is told of its outputs."""
 
     def __init__(
         self,
@@ -49,6 +50,7 @@ class Scenario:
         self.logs = (bytearray(), bytearray(), bytearray())
         self.outputs: dict[str, bytes | None] = {}
         self.record = ""
+        self.mute = False
         self._drop = drop
         self._power_off = power_off
         self._grace = grace
@@ -142,6 +144,8 @@ class Scenario:
                 raise _End("killed", "KILL", oom=True)
             case ["drop"]:
                 await self._drop()
+            case ["mute"]:
+                self.mute = True
             case ["poweroff"]:
                 await self._power_off()
                 await asyncio.Event().wait()
