@@ -49,9 +49,9 @@ copy=$(mktemp -d)
 trap 'rm -rf "$copy"' EXIT
 mkdir -p "$root/usr/share/mayfly"
 echo $((disk_size / 512)) > "$root/usr/share/mayfly/disk-sectors"
-tar --directory "$root" --one-file-system --xattrs --exclude=./mayfly-build --create . |
+tar --directory "$root" --one-file-system --xattrs --exclude=./mayfly-build --exclude='./dev/*' --create . |
     tar --directory "$copy" --xattrs --xattrs-include='*' --extract
-find "$copy/dev" "$copy/tmp" "$copy/run" -mindepth 1 -delete
+find "$copy/tmp" "$copy/run" -mindepth 1 -delete
 truncate --size "$disk_size" "$build/disk.raw"
 # No journal: a VM's disk is never used again, and the one that becomes an image was unmounted. See docs/decisions.
 mkfs.ext4 -q -F -L "$label" -m 0 -i 16384 -O ^has_journal,^metadata_csum \

@@ -52,7 +52,8 @@ class BuildTools:
     """What a build works with, wired by `bootstrap`.
 
     ssh_port: where a machine's address answers (22; 2222 on the local cloud). home: a folder for the lock and the name
-    of this builder. cache: where root file systems are kept, shared by all homes of a user.
+    of this builder. cache: where root file systems are kept, shared by all homes of a user. definitions: the folder of
+    image definitions, None for our own `images/`.
     """
 
     cloud: ImageCloud
@@ -63,6 +64,7 @@ class BuildTools:
     ssh_port: int
     home: Path
     cache: Path
+    definitions: Path | None = None
 
 
 async def build_candidate(tools: BuildTools, definition: Definition, builder: str, tell: Progress) -> int:

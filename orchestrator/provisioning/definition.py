@@ -61,6 +61,7 @@ class Definition(_Part):
 
     @property
     def playbook_path(self) -> Path:
+        """Of our own playbooks; an absolute path stands for itself."""
         return data_root() / "playbooks" / self.playbook
 
     def fingerprint(self) -> str:

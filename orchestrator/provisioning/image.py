@@ -52,7 +52,7 @@ class BaseImages:
         A build that fails or is cancelled leaves nothing in the cloud. Raises NotFound (no such definition),
         NotPossible (a build runs in this home already; a tool is missing), PlatformError with a log as evidence.
         """
-        definition = await asyncio.to_thread(load_definition, image)
+        definition = await asyncio.to_thread(load_definition, image, self._tools.definitions)
         with self._alone():
             builder = await asyncio.to_thread(_builder_name, self._tools.home)
             if left := await sweep(self._cloud, builder):

@@ -84,13 +84,18 @@ def cache_folder() -> Path:
     return (Path(base) if base.startswith("/") else Path("~/.cache").expanduser()) / "mayfly"
 
 
+def kept_folder(definition: Definition, sources: AptSources, cache: Path) -> Path:
+    """Where the boot files of this definition are kept: named by all that they are made of but versions."""
+    key = hashlib.sha256(f"{definition.fingerprint()}\0{sources.lines}".encode()).hexdigest()
+    return cache / f"{definition.name}-{key[:16]}"
+
+
 async def make_rootfs(definition: Definition, sources: AptSources, cache: Path, tell: Progress) -> BootFiles:
     """The boot files of this definition: kept ones of the last 14 days, else made now (about a minute).
 
     Raises NotPossible naming the tool that is missing and its package, PlatformError with mmdebstrap's log as evidence.
     """
-    key = hashlib.sha256(f"{definition.fingerprint()}\0{sources.lines}".encode()).hexdigest()[:16]
-    folder = cache / f"{definition.name}-{key}"
+    folder = await asyncio.to_thread(kept_folder, definition, sources, cache)
     kept = BootFiles.inside(folder)
     if kept.complete and time.time() - kept.disk.stat().st_mtime < _KEPT_DAYS * 86400:
         tell(STEP, 1.0, f"kept from an earlier build: {folder}")
