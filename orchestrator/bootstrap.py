@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from orchestrator.artifacts import Artifacts
 from orchestrator.domain.errors import CloudUnreachable, NotPossible
@@ -25,10 +25,13 @@ if TYPE_CHECKING:
     from orchestrator.guest.keys import KeyPair
     from orchestrator.localcloud.daemon import Endpoint
     from orchestrator.opennebula import Cloud
+    from orchestrator.provisioning.image import BaseImages
+    from orchestrator.provisioning.ports import SshIdentity
     from orchestrator.runner.tools import Console, Tools
 
 CONSOLE_TAIL_BYTES = 16 * 1024
 CLOUD_START_SECONDS = 30.0
+SSH_PORT = 22
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,6 +141,48 @@ async def open_tools(house: House, *, start_cloud: bool = False) -> AsyncIterato
             client_key=client_key(house.settings),
             console=console_reader(house.settings),
         )
+
+
+@asynccontextmanager
+async def open_images(settings: Settings, *, start_cloud: bool = True) -> AsyncIterator[BaseImages]:
+    """The base images of the cloud, ready to be built and promoted."""
+    from orchestrator.guest.keys import make_key
+    from orchestrator.guest.smoke import reach, smoke_test
+    from orchestrator.opennebula import Images
+    from orchestrator.provisioning.build import BuildTools
+    from orchestrator.provisioning.image import BaseImages
+    from orchestrator.provisioning.ports import CloudObject
+
+    async def reached(identity: SshIdentity, *, within: float) -> None:
+        await reach(**_way(identity), within=within)
+
+    async def tried(identity: SshIdentity, *, within: float) -> Mapping[str, str]:
+        return await smoke_test(**_way(identity), within=within)
+
+    make_home(settings)
+    pools = await load_pools(settings)
+    async with open_cloud(settings, start=start_cloud) as cloud:
+        yield BaseImages(
+            BuildTools(
+                cloud=Images(cloud, CloudObject),
+                reach=reached,
+                probe=tried,
+                make_key=make_key,
+                console=console_reader(settings),
+                ssh_port=next((pool.ssh_port for pool in pools.values()), SSH_PORT),
+                home=settings.home,
+                cache=settings.cache,
+            )
+        )
+
+
+def _way(identity: SshIdentity) -> dict[str, Any]:
+    return {
+        "address": identity.address,
+        "port": identity.port,
+        "host_key": identity.host_public_key,
+        "client_key": identity.private_key,
+    }
 
 
 def client_key(settings: Settings) -> KeyPair:

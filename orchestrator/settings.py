@@ -23,6 +23,7 @@ class Settings:
     database_url: `MAYFLY_DATABASE_URL`, as SQLAlchemy has it (default: SQLite in the home).
     one_xmlrpc: `ONE_XMLRPC`, OpenNebula's endpoint; empty means the local cloud of this home.
     one_auth: `ONE_AUTH`, the path of a file holding `user:password`, as OpenNebula's own clients have it.
+    cache: what every home of this user may share, and may be deleted (`$XDG_CACHE_HOME/mayfly`, default `~/.cache`).
     inventory: `MAYFLY_INVENTORY`, the Ansible inventory with the pools (default `inventories/local`).
     """
 
@@ -30,6 +31,7 @@ class Settings:
     database_url: str
     one_xmlrpc: str
     one_auth: Path | None
+    cache: Path
     inventory: Path
 
     @classmethod
@@ -42,6 +44,7 @@ class Settings:
             database_url=env.get("MAYFLY_DATABASE_URL") or f"sqlite+aiosqlite:///{home / 'mayfly.db'}",
             one_xmlrpc=env.get("ONE_XMLRPC") or "",
             one_auth=Path(auth).expanduser() if auth else None,
+            cache=Path(env.get("XDG_CACHE_HOME") or "~/.cache").expanduser().absolute() / "mayfly",
             inventory=Path(env.get("MAYFLY_INVENTORY") or data_root() / "inventories" / "local").absolute(),
         )
 

@@ -27,8 +27,9 @@ KEEPALIVE_COUNT = 3
 
 _INTERVAL = 0.25
 _AT_ONCE = 4
-_PATIENCE = 1.5
-"""A busy emulated guest takes half a second from accepting a connection to its first word."""
+_PATIENCE = 2.0
+"""A busy emulated guest takes half a second from accepting a connection to its first word; one that was slow to boot is
+slow in this too, so the patience grows with the wait: giving up early only adds to what it has to do."""
 
 _HANDSHAKE_SECONDS = 30.0
 _DENIED_SECONDS = 10.0
@@ -127,7 +128,7 @@ class Way:
         try:
             while (now := loop.time()) < until:
                 if len(tries) < _AT_ONCE and now >= next_try:
-                    tries.add(asyncio.create_task(self._try(min(max(_PATIENCE, (now - started) / 10), until - now))))
+                    tries.add(asyncio.create_task(self._try(min(max(_PATIENCE, (now - started) / 3), until - now))))
                     next_try = now + _INTERVAL
                 pause = max(0.0, min(next_try, until) - now) if len(tries) < _AT_ONCE else until - now
                 if not tries:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from orchestrator.artifacts import Artifacts
 from orchestrator.domain.pool import Pool
@@ -11,7 +12,7 @@ from orchestrator.guest.keys import KeyPair
 from orchestrator.opennebula import Cloud
 from orchestrator.store import Store
 
-Console = Callable[[int], Awaitable[str]]
+Console = Callable[[int], Coroutine[Any, Any, str]]
 """The text that a VM (OpenNebula's id) wrote to its serial console so far; "" where the cloud does not tell."""
 
 
