@@ -54,7 +54,6 @@ def attachnic(cloud: Cloud, caller: Caller, vm_id: int, text: str) -> int:
     nic["ATTACH"] = "YES"
     vm.template.setdefault("NIC", []).append(nic)
     vm_make.refresh_security_rules(cloud, vm)
-    _refresh_context(cloud, caller, vm)
     history.close_and_copy(vm, "nic-attach", caller)
     cloud.life.move(vm, VmState.ACTIVE, hot)
     spec = nic_spec(cloud, nic)
@@ -81,11 +80,13 @@ def _settle_nic(cloud: Cloud, caller: Caller, vm: Vm, number: int, error: str) -
     nic = next(item for item in vectors(vm.template, "NIC") if item["NIC_ID"] == str(number))
     nic.pop("ATTACH", None)
     if error:
-        _drop_nic(cloud, caller, vm, nic)
+        _drop_nic(cloud, vm, nic)
         vm.user_template["ERROR"] = [f"Error attaching new VM NIC: {shortened(error)}"]
+    else:
+        fill_context(cloud.store, cloud.store.users.find(vm.uid) or caller.user, vm)
 
 
-def _drop_nic(cloud: Cloud, caller: Caller, vm: Vm, nic: Vector) -> None:
+def _drop_nic(cloud: Cloud, vm: Vm, nic: Vector) -> None:
     vm_make.release_nic(cloud, vm, nic)
     vm.template["NIC"].remove(nic)
     if not vm.template["NIC"]:
@@ -94,10 +95,6 @@ def _drop_nic(cloud: Cloud, caller: Caller, vm: Vm, nic: Vector) -> None:
     context = vector_of(vm.template, "CONTEXT")
     for key in [key for key in context if key.startswith(f"ETH{nic['NIC_ID']}_")]:
         del context[key]
-
-
-def _refresh_context(cloud: Cloud, caller: Caller, vm: Vm) -> None:
-    fill_context(cloud.store, cloud.store.users.find(vm.uid) or caller.user, vm)
 
 
 @calls.add("one.vm.detachnic", "ii")
@@ -130,7 +127,7 @@ def detachnic(cloud: Cloud, caller: Caller, vm_id: int, nic_id: int) -> int:
             if error:
                 now.user_template["ERROR"] = [f"Error detaching VM NIC: {shortened(error)}"]
             else:
-                _drop_nic(cloud, caller, now, gone)
+                _drop_nic(cloud, now, gone)
             _back(cloud, vm_id, hot, Lcm.HOTPLUG_NIC_POWEROFF)
 
     cloud.in_background(work)

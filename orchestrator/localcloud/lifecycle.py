@@ -27,6 +27,9 @@ from orchestrator.localcloud.steps import BOOT_AFTER, FAILURE_OF, PROLOGS
 from orchestrator.localcloud.template import text_of, vectors
 from orchestrator.localcloud.vm_make import fill_disk, release_everything
 
+_NO_PORT = (Lcm.EPILOG, Lcm.EPILOG_UNDEPLOY, Lcm.CLEANUP_DELETE, Lcm.CLEANUP_RESUBMIT)
+"""From here on a VM has no port for its console."""
+
 
 class Machines:
     """One lock per machine, so that no two drivers work on the same one."""
@@ -57,6 +60,9 @@ class Lifecycle:
 
     def move(self, vm: Vm, state: VmState, lcm: Lcm = Lcm.LCM_INIT) -> None:
         """Under the lock: one transition, saved."""
+        if lcm in _NO_PORT or state == VmState.DONE:
+            for graphics in vectors(vm.template, "GRAPHICS"):
+                graphics.pop("PORT", None)
         vm.state, vm.lcm_state = int(state), int(lcm)
         self.cloud.store.vms.save(vm)
         log.info("vm %s is %s", vm.oid, vm.state_name)
@@ -88,6 +94,11 @@ class Lifecycle:
                 return work(spec) or ""
             except (HypervisorError, OSError) as error:
                 self.fail(vm_id, lcm, str(error))
+                return None
+            except Exception as error:
+                # A driver that breaks must not leave the VM where nobody can end it.
+                log.exception("vm %s: the driver broke in %s", vm_id, lcm.name)
+                self.fail(vm_id, lcm, f"{type(error).__name__}: {error}")
                 return None
 
     # -- starting
@@ -238,8 +249,6 @@ class Lifecycle:
                 return
             if vm.history:
                 vm.history[-1].eetime = vm.history[-1].etime = now()
-            if lcm != Lcm.EPILOG_STOP:
-                self._give_back_port(vm)
             match lcm:
                 case Lcm.EPILOG_STOP:
                     self.move(vm, VmState.STOPPED)
@@ -247,10 +256,6 @@ class Lifecycle:
                     self.move(vm, VmState.UNDEPLOYED)
                 case _:
                     self.done(vm)
-
-    def _give_back_port(self, vm: Vm) -> None:
-        for graphics in vectors(vm.template, "GRAPHICS"):
-            graphics.pop("PORT", None)
 
     def _cleaned(self, vm_id: int, lcm: Lcm) -> str | None:
         with self.machines.of(vm_id):
@@ -290,7 +295,6 @@ class Lifecycle:
     def done(self, vm: Vm) -> None:
         """Under the lock. The VM keeps showing addresses and images that others may have by now."""
         release_everything(self.cloud, vm)
-        self._give_back_port(vm)
         vm.etime = now()
         vm.pending.clear()
         self.move(vm, VmState.DONE)

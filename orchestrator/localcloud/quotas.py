@@ -37,22 +37,19 @@ class Wanted:
 
 
 def set_quotas(user: User, text: str) -> None:
-    """Merge the sections of `text` into the user's limits. Raises Refused 8192."""
+    """Set the limits that `text` names; those that a vector leaves out are the default again. Raises Refused 8192."""
     try:
         given = parse(text)
     except TemplateError as error:
         raise internal(str(error)) from None
     for section, limits in _LIMITS.items():
         for vector in vectors(given, section):
-            key = vector.get("ID", "")
-            stored = [item for item in vectors(user.quotas, section) if item.get("ID", "") == key]
-            if not stored:
-                stored = [{"ID": key}] if key else [{}]
-                user.quotas.setdefault(section, []).extend(stored)
             for name, value in vector.items():
                 if name in limits:
                     _number(name, value)
-                    stored[0][name] = value
+            others = [item for item in vectors(user.quotas, section) if item.get("ID", "") != vector.get("ID", "")]
+            kept = {name: value for name, value in vector.items() if name in (*limits, "ID")}
+            user.quotas[section] = [*others, kept]
 
 
 def _number(name: str, value: str) -> float:

@@ -6,6 +6,7 @@ import pyone
 import pytest
 
 from orchestrator.localcloud.actions import LEGAL
+from orchestrator.localcloud.hypervisors.simulated import SimulatedHypervisor
 from tests.conformance.localcloud_world import QUICK, until, world
 
 
@@ -204,6 +205,17 @@ def test_failures_keep_their_reason_and_are_terminated(here, step, state):
             here.one.vm.action(action, vm)
     here.act(vm, "terminate", "DONE")
     assert here.one.vm.info(vm).HISTORY_RECORDS.HISTORY[-1].ACTION == 13
+
+
+def test_a_driver_that_breaks_is_a_failure_too(tmp_path):
+    def guest(spec):
+        raise RuntimeError("no guest today")
+
+    with world(tmp_path, hypervisor=SimulatedHypervisor(guest)) as here:
+        vm = here.vm(wait="BOOT_FAILURE")
+        assert here.one.vm.info(vm).USER_TEMPLATE["ERROR"].endswith(": RuntimeError: no guest today")
+        here.act(vm, "terminate-hard", "DONE")
+        assert here.hypervisor.machines() == {}
 
 
 @pytest.mark.parametrize("step", ["prolog", "boot"])
