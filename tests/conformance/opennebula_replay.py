@@ -149,12 +149,45 @@ _MESSAGE_IDS = (
 _GARBAGE = re.compile(r"at line \d+,")  # oned prints memory that it never wrote to
 _WRONG_STATE = re.compile(r"(?:wrong state|not available for state) ([A-Z_]+)")
 
-_SAME_VALUE = re.compile(
-    r"(NAME|UNAME|GNAME|PERMISSIONS/\w+|STATE|LCM_STATE|ETIME_IS_SET|USER_TEMPLATE/(?!ERROR|SCHED)\w+"
-    r"|TEMPLATE/(CPU|MEMORY|VCPU|TYPE|RULE/\w+)|TYPE|PERSISTENT|TEMPLATE/CONTEXT/(?!ETH|DISK_ID|TARGET)\w+)"
+# Ids within XML bodies, by the end of their path. A value that may be a list of ids, with commas, is taken as one.
+_BODY_IDS = tuple(
+    (re.compile(pattern), kind)
+    for pattern, kind in (
+        (r"(.*/)?(VM/ID|VMID|HISTORY/OID|VM/MONITORING/ID)", "vm"),
+        (r"(.*/)?(VNET/ID|NETWORK/ID|NETWORK_ID)", "vnet"),
+        (r"(.*/)?(SECURITY_GROUP/ID|SECURITY_GROUP_ID|SECURITY_GROUPS)", "secgroup"),
+        (r"(.*/)?(IMAGE/ID|IMAGE_ID)", "image"),
+        (r"(.*/)?(VMTEMPLATE/ID|TEMPLATE_ID)", "template"),
+        (r"(.*/)?(DATASTORE/ID|DATASTORE_ID)", "datastore"),
+        (r"(.*/)?(CLUSTER/ID|CLUSTER_ID)", "cluster"),
+        (r"(.*/)?(USER/ID|(?<!HISTORY/)UID)", "user"),
+    )
 )
+
+UNCOMPARED: tuple[tuple[str, str], ...] = (
+    (r".*(TIME|TIMESTAMP|LAST_POLL)", "a time"),
+    (r".*/(UUID|PASSWORD|TOKEN\w*)", "made at random"),
+    (
+        r".*/(IP|MAC|ETH\d_IP|ETH\d_MAC|ALLOCATED|USED_LEASES|LEASE/VM|TARGET|PORT)",
+        "what is free depends on what went before",
+    ),
+    (r".*/(SOURCE|PATH|BASE_PATH)", "a place on the machine's disk"),
+    (r".*/(SIZE|\w*SIZE_USED|ORIGINAL_SIZE|DISK_SNAPSHOT_TOTAL_SIZE|\w+_MB)", "the recording's files have other sizes"),
+    (
+        r".*/(FORMAT|DRIVER|ALLOW_ORPHANS|\w*TM_MAD\w*|\w*_MAD|DEPLOY_ID|AUTOMATIC_DS_REQUIREMENTS|DISK_TYPE"
+        r"|CLONE_TARGET|LN_TARGET|SHARED|DS_\w+|DESCRIPTION)",
+        "another driver",
+    ),
+    (r"VM/HISTORY_RECORDS/HISTORY/(?!OID).*", "which host, by whom, and how: follows from the scheduler's moment"),
+    (r"(VM/)?MONITORING.*", "figures of a machine"),
+    (r"VM/USER_TEMPLATE/(ERROR|SCHED_MESSAGE)", "the driver's own words"),
+    (r"(HOST|ZONE|OPENNEBULA_CONFIGURATION|ACL|GROUP|MARKETPLACE)\b.*", "the machine's and the installation's own"),
+    (r"CLUSTER/TEMPLATE/.*|DATASTORE/(?!ID|NAME|UNAME|GNAME|TYPE|STATE|PERMISSIONS).*", "settings of the installation"),
+)
+"""Values that differ by nature, each a pattern over the path from the object on, with the reason. Names, nesting and
+order of the elements are compared all the same."""
+
 _AS_MANY_AS_IT_CAME_TO = {"HISTORY", "LEASE", "MONITORING", "CAPACITY", "SYSTEM"}
-_NO_VALUES = ("one.user", "one.host", "one.cluster", "one.group", "one.acl", "one.zone", "one.system", "one.datastore")
 
 
 class Replay:
@@ -426,7 +459,7 @@ class Replay:
             if there.tag != here.tag:
                 self._differ(row, f"<{here.tag}> instead of <{there.tag}>")
                 return
-            for what in self._tree(there, here, there.tag, values=not row["method"].startswith(_NO_VALUES)):
+            for what in self._tree(there, here, there.tag):
                 self._differ(row, what)
         elif isinstance(wanted, str) and row["method"] != "one.user.login" and wanted != got:
             self._differ(row, f"{got!r} instead of {wanted!r}")
@@ -443,9 +476,9 @@ class Replay:
         if self._ids[kind].get(wanted, wanted) != got and wanted != got:
             self._differ(row, f"id {got} instead of {wanted}")
 
-    def _tree(self, wanted: ElementTree.Element, got: ElementTree.Element, path: str, *, values: bool) -> Iterator[str]:
+    def _tree(self, wanted: ElementTree.Element, got: ElementTree.Element, path: str) -> Iterator[str]:
         if path.endswith("_POOL"):
-            yield from self._pool(wanted, got, path, values=values)
+            yield from self._pool(wanted, got, path)
             return
         if _only_ids(wanted) and _only_ids(got):
             return
@@ -462,13 +495,24 @@ class Replay:
             if len(there[tag]) != len(here[tag]) and tag not in _AS_MANY_AS_IT_CAME_TO:
                 yield f"{path}/{tag}: {len(here[tag])} instead of {len(there[tag])}"
             for one, other in pairs:
-                yield from self._tree(one, other, f"{path}/{tag}", values=values)
-        inner = path.partition("/")[2].removeprefix("VM/").removeprefix("IMAGE/")
-        leaf = values and not there and not here and _SAME_VALUE.fullmatch(inner)
-        if leaf and (wanted.text or "") != (got.text or ""):
-            yield f"{path} is {got.text!r} instead of {wanted.text!r}"
+                yield from self._tree(one, other, f"{path}/{tag}")
+        if not there and not here:
+            yield from self._value(path, wanted.text or "", got.text or "")
 
-    def _pool(self, wanted: ElementTree.Element, got: ElementTree.Element, path: str, *, values: bool) -> Iterator[str]:
+    def _value(self, path: str, wanted: str, got: str) -> Iterator[str]:
+        """A leaf's text: an id as it is mapped, anything else as it is, unless it differs by nature."""
+        inner = re.sub(r"^\w+_POOL/", "", path)
+        if any(re.fullmatch(pattern, inner) for pattern, _ in UNCOMPARED):
+            return
+        for pattern, kind in _BODY_IDS:
+            if pattern.fullmatch(inner):
+                ids = self._ids[kind]
+                parts = [str(ids.get(int(one), one)) if one.isdigit() else one for one in wanted.split(",")]
+                wanted = ",".join(parts)
+        if wanted != got:
+            yield f"{path} is {got!r} instead of {wanted!r}"
+
+    def _pool(self, wanted: ElementTree.Element, got: ElementTree.Element, path: str) -> Iterator[str]:
         """Objects of a pool, paired by their ids; an AR_POOL has none of ours, nor has an ACL_POOL."""
         kind = {"VNET_POOL": "vnet", "SECURITY_GROUP_POOL": "secgroup", "VMTEMPLATE_POOL": "template"}.get(
             path, path.removesuffix("_POOL").lower()
@@ -487,7 +531,7 @@ class Replay:
         for one, other in pairs:
             if one.tag != other.tag:
                 yield f"{path}: <{other.tag}> instead of <{one.tag}>"
-            yield from self._tree(one, other, f"{path}/{one.tag}", values=values)
+            yield from self._tree(one, other, f"{path}/{one.tag}")
 
 
 class _Unknown(Exception):
