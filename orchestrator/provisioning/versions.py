@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -133,7 +132,9 @@ async def prune(cloud: ImageCloud, image: str) -> list[ImageVersion]:
             continue
         await _mark(cloud, old, VersionState.REJECTED)
         try:
-            await asyncio.gather(*(cloud.delete_image(each, within=_DELETE_SECONDS) for each in old.images))
+            # The disk first: OpenNebula refuses that while a VM has it, and keeps no count of who boots a kernel.
+            for each in old.images:
+                await cloud.delete_image(each, within=_DELETE_SECONDS)
         except CloudError:
             continue
         await cloud.delete_template(old.template_id)

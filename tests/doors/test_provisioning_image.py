@@ -18,6 +18,7 @@ from orchestrator.provisioning.image import BaseImages
 from orchestrator.provisioning.ports import BuildMachine, CloudObject, ImageKind, VersionTemplate
 from orchestrator.provisioning.rootfs import BootFiles, kept_folder
 from orchestrator.provisioning.sources import apt_sources
+from orchestrator.provisioning.versions import all_versions, prune
 from orchestrator.settings import data_root
 
 PLAY = """
@@ -134,46 +135,70 @@ async def test_a_build_from_nothing_to_promoted(tools, cloud, hypervisor, tell, 
     assert version.as_dict()["state"] == "promoted"
 
 
-async def test_the_second_build_demotes_the_first_and_the_fourth_deletes_it(tools, cloud, tell):
+async def version(cloud, tmp_path, number, state):
+    """A version of `small` as a build leaves it, without the building."""
+    disk = tmp_path / "disk"
+    disk.write_bytes(b"QFI\xfb" + bytes(508))
+    name, done = f"mayfly-small-{number}", {"MAYFLY_BUILD": "done"}
+    image = await cloud.register_image(name, disk, ImageKind.OS, done, within=30)
+    kernel = await cloud.register_image(f"{name}-kernel", disk, ImageKind.KERNEL, done, within=30)
+    tags = {"MAYFLY_IMAGE": "small", "MAYFLY_VERSION": str(number), "MAYFLY_STATE": state}
+    parts = {"MAYFLY_DISK_IMAGE": str(image), "MAYFLY_KERNEL_IMAGE": str(kernel)}
+    return await cloud.register_template(VersionTemplate(name, image, kernel, kernel, "x", {**done, **tags, **parts}))
+
+
+def states(versions):
+    return [(each.version, str(each.state)) for each in versions]
+
+
+async def test_a_build_demotes_the_one_before_it_and_deletes_those_no_longer_kept(tools, cloud, tmp_path, tell, told):
+    await version(cloud, tmp_path, 1, "previous")
+    await version(cloud, tmp_path, 2, "promoted")
     images = BaseImages(tools)
-    for _ in range(2):
-        await images.build("small", tell)
-    assert [(v.version, str(v.state)) for v in await images.versions()] == [(2, "promoted"), (1, "previous")]
-    await images.build("small", tell)
-    assert [(v.version, str(v.state)) for v in await images.versions()] == [(3, "promoted"), (2, "previous")]
+    assert (await images.build("small", tell)).version == 3
+    assert states(await images.versions()) == [(3, "promoted"), (2, "previous")]
     assert not [name for name in await everything(cloud) if name.startswith("mayfly-small-1")]
+    assert ("promote", "deleted version 1") in told
 
 
-async def test_back_and_forth(tools, tell):
+async def test_back_and_forth(tools, cloud, tmp_path):
     images = BaseImages(tools)
+    await version(cloud, tmp_path, 1, "promoted")
     with pytest.raises(NotPossible, match="small has no previous version"):
         await images.rollback("small")
-    for _ in range(2):
-        await images.build("small", tell)
+    await version(cloud, tmp_path, 2, "candidate")
+    assert (await images.promote("small", 2)).version == 2
     assert (await images.rollback("small")).version == 1
-    assert [(v.version, str(v.state)) for v in await images.versions("small")] == [(2, "rejected"), (1, "promoted")]
+    assert states(await images.versions("small")) == [(2, "rejected"), (1, "promoted")]
     with pytest.raises(NotPossible, match="small has no previous version"):
         await images.rollback("small")
     assert (await images.promote("small", 2)).version == 2
-    assert [(v.version, str(v.state)) for v in await images.versions("small")] == [(2, "promoted"), (1, "previous")]
+    assert states(await images.versions("small")) == [(2, "promoted"), (1, "previous")]
     with pytest.raises(NotFound, match=r"small has no version 7 \(known: 2, 1"):
         await images.promote("small", 7)
     with pytest.raises(NotFound, match=r"other has no version 1 \(known: none"):
         await images.promote("other", 1)
 
 
-async def test_a_promoted_version_is_kept_however_old(tools, tell):
-    images = BaseImages(tools)
-    for _ in range(2):
-        await images.build("small", tell)
-    await images.promote("small", 1)
+async def test_the_promoted_version_is_kept_however_old(tools, cloud, tmp_path):
+    for number, state in enumerate(["promoted", "previous", "rejected", "previous"], start=1):
+        await version(cloud, tmp_path, number, state)
+    assert [old.version for old in await prune(cloud, "small")] == [2]
+    assert states(await BaseImages(tools).versions()) == [(4, "previous"), (3, "rejected"), (1, "promoted")]
+    assert "mayfly-small-1-kernel" in await everything(cloud)
 
-    async def unfit(identity, *, within):
-        raise Unreachable("the VM answers, but is not fit for a task")
 
-    with pytest.raises(Unreachable):
-        await BaseImages(changed(tools, probe=unfit)).build("small", tell)
-    assert [(v.version, str(v.state)) for v in await images.versions()] == [(2, "previous"), (1, "promoted")]
+async def test_a_version_in_use_is_deleted_when_it_is_free(cloud, tmp_path, monkeypatch):
+    monkeypatch.setattr("orchestrator.provisioning.versions._DELETE_SECONDS", 0.2)
+    old = await version(cloud, tmp_path, 1, "previous")
+    for number in (2, 3):
+        await version(cloud, tmp_path, number, "previous")
+    vm_id = await cloud.instantiate(BuildMachine(old, "user", 1, 64, "open", {"NETWORK": "YES"}, {"MAYFLY_VM": "user"}))
+    await cloud.wait_running(vm_id, within=30)
+    assert await prune(cloud, "small") == []
+    assert states(await all_versions(cloud))[-1] == (1, "rejected")
+    await cloud.destroy(vm_id, within=30)
+    assert [each.version for each in await prune(cloud, "small")] == [1]
 
 
 async def test_a_machine_that_never_answers_leaves_its_console_and_nothing_else(tools, cloud, tell):
