@@ -165,7 +165,7 @@ def _limits(limits: Limits, pool: Pool) -> Iterator[InvalidTask]:
             yield InvalidTask(
                 "timeout", f"is {seconds:g} s, above the {most} s of pool {pool.name}", f"give at most {most}"
             )
-    yield from _amount("memory", limits.memory_bytes, pool.task_memory_bytes or pool.memory_bytes, "bytes", pool)
+    yield from _amount("memory", limits.memory_bytes, pool.process_memory_bytes, "bytes", pool)
     yield from _amount("processes", limits.processes, pool.max_processes, "processes", pool)
 
 

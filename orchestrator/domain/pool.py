@@ -32,3 +32,13 @@ class Pool:
     kill_grace_seconds: float = 5.0
     max_output_bytes: int = 10 * 2**30
     max_log_bytes: int = 1 * 2**30
+
+    @property
+    def process_memory_bytes(self) -> int:
+        """The most that a process may use: what the pool says, else the machine's memory less what its system and the
+        tracer need, a quarter of it and at least 96 MiB.
+
+        >>> Pool(name="small", image="debian-12").process_memory_bytes // 2**20
+        384
+        """
+        return self.task_memory_bytes or self.memory_bytes - max(96 * 2**20, self.memory_bytes // 4)

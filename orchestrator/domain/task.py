@@ -87,7 +87,7 @@ class Limits:
 class TaskSpec:
     """What a frontend asks for: one process to run.
 
-    `command`: argv, at least one word, no NUL in any.
+    `command`: argv, no NUL in any; at least one word, unless the entry point makes the command.
     `outputs`: glob patterns relative to /task/out (`**` crosses directories).
     `environment`: further variables for the process.
     """

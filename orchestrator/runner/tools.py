@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Protocol
 
 from orchestrator.artifacts import Artifacts
 from orchestrator.domain.pool import Pool
@@ -12,8 +12,11 @@ from orchestrator.guest.keys import KeyPair
 from orchestrator.opennebula import Cloud
 from orchestrator.store import Store
 
-Console = Callable[[int], Coroutine[Any, Any, str]]
-"""The text that a VM (OpenNebula's id) wrote to its serial console so far; "" where the cloud does not tell."""
+
+class Console(Protocol):
+    """The text that a VM (OpenNebula's id) wrote to its serial console so far; "" where the cloud does not tell."""
+
+    async def __call__(self, vm_id: int) -> str: ...
 
 
 @dataclass(frozen=True, slots=True)

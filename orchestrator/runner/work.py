@@ -116,13 +116,11 @@ async def stage_out(guest: Guest, task: TaskRow, outcome: Outcome, tools: Tools,
 def launch_of(spec: TaskSpec, pool: Pool) -> Launch:
     """The process as the guest starts it: the task's limits where it has any, else the pool's."""
     limits = spec.limits
-    # a quarter of the machine, and at least 96 MiB, is the system's and the tracer's own
-    own = pool.memory_bytes - max(96 * 2**20, pool.memory_bytes // 4)
     return Launch(
         argv=argv_of(spec),
         environment=spec.environment,
         timeout_seconds=limits.timeout_seconds or pool.default_timeout_seconds,
-        memory_bytes=limits.memory_bytes or pool.task_memory_bytes or own,
+        memory_bytes=limits.memory_bytes or pool.process_memory_bytes,
         processes=limits.processes or pool.max_processes,
         trace=traced(spec.trace, output=TRACE_PATH),
         kill_grace_seconds=pool.kill_grace_seconds,

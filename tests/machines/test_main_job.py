@@ -117,7 +117,7 @@ def test_inputs_arrive_as_they_were_and_cannot_be_written(mayfly: Mayfly, cloud:
 import os, sys
 for path in sorted(os.listdir('/task/in/tree')):
     full = os.path.join('/task/in/tree', path)
-    print(ascii(path), oct(os.stat(full).st_mode & 0o111), os.path.isdir(full), os.access(full, os.W_OK))
+    print(ascii(path), oct(os.stat(full).st_mode & 0o111), os.path.isdir(full), os.access(full, os.W_OK), flush=True)
 os.system('/task/in/tree/script')
 """
     done = mayfly("run", "-i", tree, "--", "python3", "-c", probe)
