@@ -27,7 +27,7 @@ GOOD = TaskSpec(
     ),
     outputs=("*.csv", "**", "a/./b"),
     environment={"_x1": "ü", "PATH": ""},
-    limits=Limits(timeout_seconds=60, memory_bytes=512 * 2**20, processes=64),
+    limits=Limits(timeout_seconds=60, memory_bytes=384 * 2**20, processes=64),
     name="Mijn taak №1",
 )
 
@@ -92,7 +92,7 @@ def test_a_good_submission_has_no_problems() -> None:
         ({"limits": Limits(timeout_seconds=60.5)}, "timeout", "above the 60 s of pool small (give at most 60)"),
         ({"limits": Limits(memory_bytes=0)}, "memory", "is 0"),
         ({"limits": Limits(memory_bytes=-5)}, "memory", "is -5"),
-        ({"limits": Limits(memory_bytes=2**40)}, "memory", "above the 536870912 bytes of pool small"),
+        ({"limits": Limits(memory_bytes=2**40)}, "memory", "above the 402653184 bytes of pool small"),
         ({"limits": Limits(memory_bytes=2**31), "pool": "large"}, "memory", "above the 1073741824 bytes of pool large"),
         ({"limits": Limits(processes=0)}, "processes", "is 0"),
         ({"limits": Limits(processes=65)}, "processes", "above the 64 processes of pool small"),
