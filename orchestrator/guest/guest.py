@@ -74,7 +74,8 @@ async def connect(
 class Guest:
     """One machine. Every method may raise ConnectionLost, WrongHostKey, and StepFailed beside what it names.
 
-    cut: the streams ("stdout", "stderr", "trace") of which more was written than was taken, known after `follow`.
+    cut: the streams ("stdout", "stderr", "trace") that are not whole, known after `follow`: they are longer than the
+    launch allowed, the guest's disk was full, or strace was killed with what it traced.
     """
 
     def __init__(self, way: Way, connection: asyncssh.SSHClientConnection, reconnect_seconds: float) -> None:

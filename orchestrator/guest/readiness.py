@@ -10,7 +10,7 @@ from orchestrator.guest.errors import StepFailed, printable
 from orchestrator.guest.wire import Reply
 
 PROGRAMS = ("strace", "python3", "tar", "systemd-run", "sha256sum", "xargs", "find", "mkfifo")
-MIN_DISK_BYTES = 32 * 2**20
+MIN_DISK_BYTES = 128 * 2**20
 MAX_CLOCK_OFFSET_SECONDS = 60.0
 
 

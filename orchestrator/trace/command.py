@@ -18,23 +18,14 @@ def traced(profile: TraceProfile, *, output: str, user: str = "task") -> tuple[s
 
     -D: the command, and not strace, is the process that was started: its end is systemd's to see, and children that it
     leaves behind do not keep it waiting. -I never: no signal ends strace before what it traces. --seccomp-bpf: a system
-    call that is not recorded costs nothing. -u: strace keeps its rights, and the command has none of them.
+    call that is not recorded costs nothing. -u: strace keeps its rights, and the command has none of them. -A: what was
+    set aside on disk for `output` stays so.
 
     >>> traced(TraceProfile.AUDIT, output="/t")[:4]
     ('strace', '-D', '-f', '-I')
     """
-    words = [
-        "strace",
-        "-D",
-        "-f",
-        "-I",
-        "never",
-        "-u",
-        user,
-        "-o",
-        output,
-        "--absolute-timestamps=format:unix,precision:us",
-    ]
+    words = ["strace", "-D", "-f", "-I", "never", "-u", user, "-A", "-o", output]
+    words.append("--absolute-timestamps=format:unix,precision:us")
     match profile:
         case TraceProfile.AUDIT:
             words += ["--seccomp-bpf", "-s", "256", "-e", "trace=" + ",".join(AUDITED)]

@@ -24,7 +24,7 @@ async def test_what_is_unmet_is_named_with_its_hint() -> None:
         "programs", "systemd", "cgroup v2", "task directories", "free disk", "clock", "fresh",
     ]  # fmt: skip
     assert facts.disk_free_bytes == 4096
-    with pytest.raises(Unreachable, match=r"free disk: 0 MiB free \(at least 32 MiB are needed"):
+    with pytest.raises(Unreachable, match=r"free disk: 0 MiB free \(at least 128 MiB are needed"):
         require(facts)
 
 

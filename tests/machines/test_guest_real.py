@@ -209,6 +209,21 @@ async def test_an_end_is_told_truthfully(boot: Boot, script: str, outcome: Outco
     assert [program.argv[0] for program in summary(sinks).programs][:2] == ["env", "sh"]
 
 
+async def test_a_process_that_fills_the_disk_does_not_end_its_trace(boot: Boot) -> None:
+    """The room of the trace was set aside before. One large file takes most of the disk first, to be quick."""
+    sinks = Sinks()
+    script = (
+        "fallocate -l $(($(stat -f -c '%a * %S' .) - 30000000)) most; cat /dev/zero >rest; echo after >&1; exec ls -l"
+    )
+    async with reached(boot("sealed")) as guest:
+        await guest.start(launch("sh", "-c", script))
+        assert (await guest.follow(*sinks))[0] == Exited(0)
+    assert b"No space left on device" in sinks.stderr.data or "stderr" in guest.cut
+    assert [program.argv[0] for program in summary(sinks).programs][-1] == "ls"
+    assert sinks.trace.data.endswith(b"+++ exited with 0 +++\n")
+    assert "trace" not in guest.cut
+
+
 async def test_a_stopped_process_keeps_its_partial_outputs_and_trace(boot: Boot) -> None:
     sinks, outputs = Sinks(), MemoryOutputs()
     async with reached(boot("sealed")) as guest:

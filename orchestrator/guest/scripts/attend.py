@@ -48,6 +48,12 @@ def read_file(path: str) -> bytes:
         return b""
 
 
+def ends_well(trace: int) -> bool:
+    """Its last line is the end of a process: strace wrote all that there was to write."""
+    size = os.fstat(trace).st_size
+    return os.pread(trace, 5, max(0, size - 5)) == b" +++\n"
+
+
 def follow(token: str, offsets: list[int], limit: int) -> None:
     if read_file(RUN + "/token").decode().strip() != token:
         send(b"n", b"the VM has restarted, and the process is gone")
@@ -97,6 +103,7 @@ def follow(token: str, offsets: list[int], limit: int) -> None:
         for number, name in enumerate(STREAMS)
         if os.path.exists(RUN + "/" + name + ".cut")
         or (name in files and os.fstat(files[name]).st_size > offsets[number])
+        or (name == "trace" and name in files and not ends_well(files[name]))
     ]
     send(b"x", record[: -len(b"end\n")] + b"cut=" + " ".join(cut).encode() + b"\n")
 

@@ -19,6 +19,9 @@ if echo "$2" 2>/dev/null >"$run/token"; then
             : >"$run/$stream.done"
         } </dev/null >/dev/null 2>&1 &
     done
+    # Room that the process cannot take away: a full disk must not end the trace, which strace (-A) writes into it.
+    : >"$logs/trace"
+    fallocate --keep-size --length 64M "$logs/trace" 2>/dev/null
     if ! why=$(systemd-run --quiet --collect --unit=mayfly-task --service-type=exec --working-directory=/task/out \
         -p StandardInput=null -p StandardOutput=null -p StandardError=null -p UMask=0022 -p IgnoreSIGPIPE=no \
         -p PrivateNetwork=yes -p NoNewPrivileges=yes -p PrivateTmp=yes -p ProtectSystem=strict -p ProtectProc=invisible \
