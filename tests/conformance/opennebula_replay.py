@@ -14,13 +14,14 @@ from __future__ import annotations
 import re
 import time
 import xmlrpc.client
-from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 from xml.etree import ElementTree
 
 from orchestrator.opennebula.states import LcmState, State, state_name
+from tests.conformance.opennebula_compare import Comparison
+from tests.conformance.opennebula_ids import OBJECTS, RETURNS, Ids, Unknown, kind_of
 
 Row = Mapping[str, Any]
 
@@ -95,99 +96,7 @@ class Report:
     """Every XML body that the other server gave, with its line."""
 
 
-# The ids among a method's arguments (without the session), by position, and the kind of the id that it returns.
-_ARGUMENT_KINDS: dict[str, dict[int, str]] = {
-    "one.vm.action": {1: "vm"},
-    "one.vm.chown": {0: "vm", 1: "user"},
-    "one.vm.deploy": {0: "vm", 1: "host", 3: "datastore"},
-    "one.vm.migrate": {0: "vm", 1: "host"},
-    "one.template.instantiate": {0: "template"},
-    "one.image.allocate": {1: "datastore"},
-    "one.datastore.allocate": {1: "cluster"},
-    "one.host.allocate": {3: "cluster"},
-    "one.vn.allocate": {1: "cluster"},
-    "one.vmpool.info": {1: "vm", 2: "vm"},
-    "one.vmpool.infoextended": {1: "vm", 2: "vm"},
-}
-_POOL_FILTER = re.compile(r"one\.\w+pool\.(info|infoextended|monitoring|accounting)")
-_OBJECTS = {
-    "vm": "vm",
-    "template": "template",
-    "image": "image",
-    "vn": "vnet",
-    "host": "host",
-    "datastore": "datastore",
-    "cluster": "cluster",
-    "secgroup": "secgroup",
-    "user": "user",
-}
-_RETURNS = {"one.template.instantiate": "vm", "one.vm.disksaveas": "image"}
-_NO_IDS = ("one.user.login",)
-
-# Ids within template text and XML bodies.
-_TEXT_IDS = (
-    (re.compile(r'(\bIMAGE_ID=")(\d+)'), "image"),
-    (re.compile(r'(\bNETWORK_ID=")(\d+)'), "vnet"),
-    (re.compile(r'(NETWORK=\[ID=")(\d+)'), "vnet"),
-    (re.compile(r'(SCHED_REQUIREMENTS="ID=)(\d+)'), "host"),
-)
-_GROUPS = re.compile(r'(SECURITY_GROUPS=")([\d,]+)')
-
-# Ids within messages, by the noun before them.
-_MESSAGE_IDS = (
-    (re.compile(r"(virtual machine template \[|TEMPLATE \[|TEMPLATE )(\d+)"), "template"),
-    (re.compile(r"(virtual machine \[|\bVM \[|\bVM )(\d+)"), "vm"),
-    (re.compile(r"([Ii]mage \[|[Ii]mage |IMAGE \[|IMAGE |Image with ID: )(\d+)"), "image"),
-    (re.compile(r"(virtual network \[|virtual network |Virtual network with ID: |NETWORK with ID: )(\d+)"), "vnet"),
-    (re.compile(r"([Hh]ost \[|HOST \[)(\d+)"), "host"),
-    (re.compile(r"([Dd]atastore \[|[Dd]atastore |DATASTORE \[)(\d+)"), "datastore"),
-    (re.compile(r"([Cc]luster \[|Cluster |CLUSTER \[)(\d+)"), "cluster"),
-    (re.compile(r"(security group \[|SECGROUP \[)(\d+)"), "secgroup"),
-    (re.compile(r"([Uu]ser \[|\bUser |USER \[|USER )(\d+)"), "user"),
-)
-
-_GARBAGE = re.compile(r"at line \d+,")  # oned prints memory that it never wrote to
 _WRONG_STATE = re.compile(r"(?:wrong state|not available for state) ([A-Z_]+)")
-
-# Ids within XML bodies, by the end of their path. A value that may be a list of ids, with commas, is taken as one.
-_BODY_IDS = tuple(
-    (re.compile(pattern), kind)
-    for pattern, kind in (
-        (r"(.*/)?(VM/ID|VMID|HISTORY/OID|VM/MONITORING/ID)", "vm"),
-        (r"(.*/)?(VNET/ID|NETWORK/ID|NETWORK_ID)", "vnet"),
-        (r"(.*/)?(SECURITY_GROUP/ID|SECURITY_GROUP_ID|SECURITY_GROUPS)", "secgroup"),
-        (r"(.*/)?(IMAGE/ID|IMAGE_ID)", "image"),
-        (r"(.*/)?(VMTEMPLATE/ID|TEMPLATE_ID)", "template"),
-        (r"(.*/)?(DATASTORE/ID|DATASTORE_ID)", "datastore"),
-        (r"(.*/)?(CLUSTER/ID|CLUSTER_ID)", "cluster"),
-        (r"(.*/)?(USER/ID|(?<!HISTORY/)UID)", "user"),
-    )
-)
-
-UNCOMPARED: tuple[tuple[str, str], ...] = (
-    (r".*(TIME|TIMESTAMP|LAST_POLL)", "a time"),
-    (r".*/(UUID|PASSWORD|TOKEN\w*)", "made at random"),
-    (
-        r".*/(IP|MAC|ETH\d_IP|ETH\d_MAC|ALLOCATED|USED_LEASES|LEASE/VM|TARGET|PORT)",
-        "what is free depends on what went before",
-    ),
-    (r".*/(SOURCE|PATH|BASE_PATH)", "a place on the machine's disk"),
-    (r".*/(SIZE|\w*SIZE_USED|ORIGINAL_SIZE|DISK_SNAPSHOT_TOTAL_SIZE|\w+_MB)", "the recording's files have other sizes"),
-    (
-        r".*/(FORMAT|DRIVER|ALLOW_ORPHANS|\w*TM_MAD\w*|\w*_MAD|DEPLOY_ID|AUTOMATIC_DS_REQUIREMENTS|DISK_TYPE"
-        r"|CLONE_TARGET|LN_TARGET|SHARED|DS_\w+|DESCRIPTION)",
-        "another driver",
-    ),
-    (r"VM/HISTORY_RECORDS/HISTORY/(?!OID).*", "which host, by whom, and how: follows from the scheduler's moment"),
-    (r"(VM/)?MONITORING.*", "figures of a machine"),
-    (r"VM/USER_TEMPLATE/(ERROR|SCHED_MESSAGE)", "the driver's own words"),
-    (r"(HOST|ZONE|OPENNEBULA_CONFIGURATION|ACL|GROUP|MARKETPLACE)\b.*", "the machine's and the installation's own"),
-    (r"CLUSTER/TEMPLATE/.*|DATASTORE/(?!ID|NAME|UNAME|GNAME|TYPE|STATE|PERMISSIONS).*", "settings of the installation"),
-)
-"""Values that differ by nature, each a pattern over the path from the object on, with the reason. Names, nesting and
-order of the elements are compared all the same."""
-
-_AS_MANY_AS_IT_CAME_TO = {"HISTORY", "LEASE", "MONITORING", "CAPACITY", "SYSTEM"}
 
 
 class Replay:
@@ -212,14 +121,15 @@ class Replay:
         self._proxy = xmlrpc.client.ServerProxy(url, allow_none=True)
         self._sessions = dict(sessions)
         self._bridges = bridges or {}
-        self._ids: dict[str, dict[int, int]] = defaultdict(dict)
-        for kind, ids in (known or {}).items():
-            self._ids[kind].update(ids)
+        self._ids = Ids(known or {})
+        self._comparison = Comparison(self._ids)
         self._tokens: dict[str, str] = {}
         self._rewrite = rewrite
         self._hopeless = hopeless or {}
         self._wait = wait
         self.report = Report()
+        self.looks = 0
+        """How often a VM's state was asked for."""
 
     def run(self, rows: Iterator[Row] | tuple[Row, ...]) -> Report:
         for row in rows:
@@ -234,20 +144,20 @@ class Replay:
             case Bridge():
                 self._cross(step)
             case Until(vm, state):
-                seen, _ = self._poll(self._ids["vm"][vm], {state})
+                seen, _ = self._poll(self._ids.of("vm", vm), {state})
                 assert seen[-1] == state, f"{step}: seen {seen}"
             case UntilImage(image, state):
-                problem = self._await_image(self._ids["image"][image], str(state))
+                problem = self._await_image(self._ids.of("image", image), str(state))
                 assert problem is None, f"{step}: {problem}"
             case UntilSampled(vm):
-                self._await_sample(self._ids["vm"][vm])
+                self._await_sample(self._ids.of("vm", vm))
             case Do():
                 step.act()
 
     def _cross(self, bridge: Bridge) -> None:
         try:
             arguments = self._arguments(bridge.method, bridge.arguments)
-        except _Unknown as unknown:
+        except Unknown as unknown:
             raise AssertionError(f"a bridge needs {unknown}: {bridge}") from None
         self._settle(bridge.method, arguments)
         reply = self._send(bridge.method, self._sessions[bridge.user], arguments)
@@ -255,7 +165,7 @@ class Replay:
             raise AssertionError(f"a bridge broke: {bridge} got {reply}")
         if bridge.binds:
             kind, recorded = bridge.binds
-            self._ids[kind][recorded] = reply[1]
+            self._ids.learn(kind, recorded, reply[1])
 
     def _replay(self, row: Row) -> None:
         line, method, user = row["line"], row["method"], row["as_user"]
@@ -268,21 +178,31 @@ class Replay:
         session = "oneadmin:wrong" if row.get("note") == "wrong password" else self._sessions[user]
         try:
             arguments = self._arguments(method, row["args"][1:])
-        except _Unknown as unknown:
+        except Unknown as unknown:
             self.report.skipped[line] = f"{unknown} was made by a request that the recording leaves out"
             return
         problem, seen = self._await(method, arguments, self._wanted_state(row), row)
         if problem:
-            self._differ(row, problem)
             self.report.compared.append(line)
+            self.report.differences.append(Difference(line, method, problem))
             return
         # To ask one.vm.info once more might show the next state.
         reply = seen if seen is not None and method == "one.vm.info" else self._send(method, session, arguments)
         self.report.compared.append(line)
         self._learn(row, reply)
-        self._compare(row, reply)
+        if isinstance(reply, list) and isinstance(reply[1], str) and reply[1].startswith("<"):
+            self.report.bodies.append((line, reply[1]))
+        asked = row["args"][1:]
+        for what in self._comparison.differences(method, asked, arguments, row["reply"], reply):
+            self.report.differences.append(Difference(line, method, what))
 
-    # ── requests ────────────────────────────────────────────────────────────────────────────────────────────────────
+    def _arguments(self, method: str, recorded: Any) -> list[Any]:
+        """Raises Unknown."""
+        arguments = self._ids.arguments(method, recorded)
+        return [
+            self._rewrite(self._tokens.get(argument, argument)) if isinstance(argument, str) else argument
+            for argument in arguments
+        ]
 
     def _send(self, method: str, session: str, arguments: list[Any]) -> Any:
         try:
@@ -290,57 +210,16 @@ class Replay:
         except xmlrpc.client.Fault as fault:
             return {"FAULT": {"faultCode": fault.faultCode, "faultString": fault.faultString}}
 
-    def _kind(self, method: str, position: int) -> str | None:
-        if method in _ARGUMENT_KINDS:
-            return _ARGUMENT_KINDS[method].get(position)
-        if position == 0 and _POOL_FILTER.fullmatch(method):
-            return "user"  # a filter of 0 and more is a user's id
-        noun = method.split(".")[1]
-        if position == 0 and noun in _OBJECTS and method not in _NO_IDS:
-            return _OBJECTS[noun]
-        return None
-
-    def _arguments(self, method: str, recorded: Any) -> list[Any]:
-        arguments = []
-        for position, argument in enumerate(recorded):
-            if isinstance(argument, int) and not isinstance(argument, bool):
-                kind = self._kind(method, position)
-                arguments.append(self._id(kind, argument) if kind else argument)
-            elif isinstance(argument, str):
-                arguments.append(self._text(method, argument))
-            else:
-                arguments.append(argument)
-        return arguments
-
-    def _id(self, kind: str, recorded: int) -> int:
-        """The other server's id. Negative ones mean something else; those above the range of the recorded ids name what
-        is not there, and stay as they are."""
-        if recorded < 0 or recorded in (77, 99, 999, 999999, 99999):
-            return recorded
-        if recorded in self._ids[kind]:
-            return self._ids[kind][recorded]
-        raise _Unknown(f"{kind} {recorded}")
-
-    def _text(self, method: str, text: str) -> str:
-        for pattern, kind in _TEXT_IDS:
-            text = pattern.sub(lambda found, kind=kind: f"{found[1]}{self._id(kind, int(found[2]))}", text)
-        text = _GROUPS.sub(
-            lambda found: found[1] + ",".join(str(self._id("secgroup", int(one))) for one in found[2].split(",")), text
-        )
-        if method == "one.vmpool.infoset":
-            text = ",".join(str(self._id("vm", int(one))) for one in text.split(","))
-        return self._rewrite(self._tokens.get(text, text))
-
     def _learn(self, row: Row, reply: Any) -> None:
         """Which id the other server gave for the recorded one; which session a new user has."""
         method, recorded = row["method"], row["reply"]
         if not (isinstance(recorded, list) and recorded[0] and isinstance(reply, list) and reply[0]):
             return
-        kind = _RETURNS.get(method)
+        kind = RETURNS.get(method)
         if method.endswith(".allocate"):
-            kind = _OBJECTS[method.split(".")[1]]
+            kind = OBJECTS[method.split(".")[1]]
         if kind and isinstance(recorded[1], int):
-            self._ids[kind][recorded[1]] = reply[1]
+            self._ids.learn(kind, recorded[1], reply[1])
         if method == "one.user.allocate":
             self._sessions[row["args"][1]] = f"{row['args'][1]}:{row['args'][2]}"
         if method == "one.user.passwd":
@@ -403,8 +282,8 @@ class Replay:
 
     def _vm_of(self, method: str, arguments: list[Any]) -> int | None:
         for position, argument in enumerate(arguments):
-            if isinstance(argument, int) and method.startswith("one.vm.") and self._kind(method, position) == "vm":
-                return argument if argument in self._ids["vm"].values() else None
+            if isinstance(argument, int) and method.startswith("one.vm.") and kind_of(method, position) == "vm":
+                return argument if self._ids.has("vm", argument) else None
         return None
 
     def _poll(self, vm_id: int, states: set[str], session: str | None = None) -> tuple[list[str], list[Any]]:
@@ -413,142 +292,13 @@ class Replay:
         give_up = time.monotonic() + self._wait
         while True:
             reply = self._proxy.one.vm.info(session or self._sessions["oneadmin"], vm_id)
+            self.looks += 1
             name = _state_of(reply[1])
             if name not in seen[-1:]:
                 seen.append(name)
             if name in states or time.monotonic() > give_up:
                 return seen, reply
             time.sleep(0.002)
-
-    # ── replies ─────────────────────────────────────────────────────────────────────────────────────────────────────
-
-    def _differ(self, row: Row, what: str) -> None:
-        self.report.differences.append(Difference(row["line"], row["method"], what))
-
-    def _compare(self, row: Row, reply: Any) -> None:
-        recorded = row["reply"]
-        match recorded, reply:
-            case {"FAULT": wanted}, {"FAULT": got}:
-                if wanted != got:
-                    self._differ(row, f"fault {got} instead of {wanted}")
-            case [True, wanted, *_], [True, got, *_]:
-                if isinstance(got, str) and got.startswith("<"):
-                    self.report.bodies.append((row["line"], got))
-                self._compare_values(row, wanted, got)
-            case [False, str(text), code, *_], [False, str(got_text), got_code, *_]:
-                if code != got_code:
-                    self._differ(row, f"code {got_code} instead of {code}: {got_text!r}")
-                wanted_text = self._message(text)
-                if wanted_text != _GARBAGE.sub("at line,", got_text):
-                    self._differ(row, f"text {got_text!r} instead of {wanted_text!r}")
-            case _:
-                self._differ(row, f"replied {str(reply)[:300]} instead of {str(recorded)[:300]}")
-
-    def _message(self, text: str) -> str:
-        for pattern, kind in _MESSAGE_IDS:
-            text = pattern.sub(
-                lambda found, kind=kind: found[1] + str(self._ids[kind].get(int(found[2]), found[2])), text
-            )
-        return _GARBAGE.sub("at line,", text)
-
-    def _compare_values(self, row: Row, wanted: Any, got: Any) -> None:
-        if type(wanted) is not type(got):
-            self._differ(row, f"a {type(got).__name__} instead of a {type(wanted).__name__}")
-        elif isinstance(wanted, str) and wanted.startswith("<"):
-            there, here = ElementTree.fromstring(wanted), ElementTree.fromstring(got)
-            if there.tag != here.tag:
-                self._differ(row, f"<{here.tag}> instead of <{there.tag}>")
-                return
-            for what in self._tree(there, here, there.tag):
-                self._differ(row, what)
-        elif isinstance(wanted, str) and row["method"] != "one.user.login" and wanted != got:
-            self._differ(row, f"{got!r} instead of {wanted!r}")
-        elif isinstance(wanted, int):
-            self._compare_id(row, wanted, got)
-
-    def _compare_id(self, row: Row, wanted: int, got: int) -> None:
-        """An object's own id, which most calls that change it return."""
-        own = [argument for argument in row["args"][1:] if argument == wanted and not isinstance(argument, bool)]
-        method = row["method"]
-        if method.endswith(".allocate") or method in _RETURNS or not own:
-            return
-        kind = _OBJECTS[method.split(".")[1]]
-        if self._ids[kind].get(wanted, wanted) != got and wanted != got:
-            self._differ(row, f"id {got} instead of {wanted}")
-
-    def _tree(self, wanted: ElementTree.Element, got: ElementTree.Element, path: str) -> Iterator[str]:
-        if path.endswith("_POOL"):
-            yield from self._pool(wanted, got, path)
-            return
-        if _only_ids(wanted) and _only_ids(got):
-            return
-        if path.endswith("/MONITORING") and not (len(wanted) and len(got)):
-            return  # whether a sample was there yet
-        there, here = _tags(wanted), _tags(got)
-        yield from (f"no {path}/{tag}" for tag in there if tag not in here)
-        yield from (f"{path}/{tag} too much" for tag in here if tag not in there)
-        common = [tag for tag in there if tag in here]
-        if common != [tag for tag in here if tag in there]:
-            yield f"{path}: order {' '.join(tag for tag in here if tag in there)} instead of {' '.join(common)}"
-        for tag in common:
-            pairs = zip(there[tag], here[tag], strict=False)
-            if len(there[tag]) != len(here[tag]) and tag not in _AS_MANY_AS_IT_CAME_TO:
-                yield f"{path}/{tag}: {len(here[tag])} instead of {len(there[tag])}"
-            for one, other in pairs:
-                yield from self._tree(one, other, f"{path}/{tag}")
-        if not there and not here:
-            yield from self._value(path, wanted.text or "", got.text or "")
-
-    def _value(self, path: str, wanted: str, got: str) -> Iterator[str]:
-        """A leaf's text: an id as it is mapped, anything else as it is, unless it differs by nature."""
-        inner = re.sub(r"^\w+_POOL/", "", path)
-        if any(re.fullmatch(pattern, inner) for pattern, _ in UNCOMPARED):
-            return
-        for pattern, kind in _BODY_IDS:
-            if pattern.fullmatch(inner):
-                ids = self._ids[kind]
-                parts = [str(ids.get(int(one), one)) if one.isdigit() else one for one in wanted.split(",")]
-                wanted = ",".join(parts)
-        if wanted != got:
-            yield f"{path} is {got!r} instead of {wanted!r}"
-
-    def _pool(self, wanted: ElementTree.Element, got: ElementTree.Element, path: str) -> Iterator[str]:
-        """Objects of a pool, paired by their ids; an AR_POOL has none of ours, nor has an ACL_POOL."""
-        kind = {"VNET_POOL": "vnet", "SECURITY_GROUP_POOL": "secgroup", "VMTEMPLATE_POOL": "template"}.get(
-            path, path.removesuffix("_POOL").lower()
-        )
-        ours = {(one.tag, int(one.findtext("ID", "-1"))): one for one in got}
-        if kind not in _OBJECTS.values():
-            pairs = list(zip(wanted, got, strict=False))
-        else:
-            keys = {one: (one.tag, self._ids[kind].get(int(one.findtext("ID", "-1")), -1)) for one in wanted}
-            pairs = [(one, ours[key]) for one, key in keys.items() if key in ours]
-        if bool(len(wanted)) != bool(len(got)):
-            yield f"{path}: {len(got)} objects instead of {len(wanted)}"
-        places = [list(got).index(other) for _, other in pairs]
-        if places != sorted(places):
-            yield f"{path}: order of ids {[one.findtext('ID') for one in got]}"
-        for one, other in pairs:
-            if one.tag != other.tag:
-                yield f"{path}: <{other.tag}> instead of <{one.tag}>"
-            yield from self._tree(one, other, f"{path}/{one.tag}")
-
-
-class _Unknown(Exception):
-    """An id that the recording never gave."""
-
-
-def _tags(element: ElementTree.Element) -> dict[str, list[ElementTree.Element]]:
-    """The children by tag, tags in the order of their first appearance."""
-    tags: dict[str, list[ElementTree.Element]] = {}
-    for child in element:
-        tags.setdefault(child.tag, []).append(child)
-    return tags
-
-
-def _only_ids(element: ElementTree.Element) -> bool:
-    """A list of other objects' ids, or an empty one: which there are, depends on all that went before."""
-    return all(child.tag == "ID" and len(child) == 0 for child in element) and not (element.text or "").strip()
 
 
 def _state_of(body: str) -> str:

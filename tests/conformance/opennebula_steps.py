@@ -31,7 +31,7 @@ def steps(hypervisor: SimulatedHypervisor, faults: Faults) -> dict[int, tuple[St
         return Do(f"the next {step} fails", lambda: hypervisor.fail_next(step, times=times))
 
     def stalled(on: bool) -> Do:
-        return Do("the scheduler rests: the administrator places VMs", lambda: faults.stall_scheduler(on))
+        return Do("the scheduler rests, as the administrator is quicker", lambda: faults.stall_scheduler(on))
 
     def resumed(vm: int, state: str) -> tuple[Step, ...]:
         return Until(vm, state), action("resume", vm)
@@ -42,7 +42,10 @@ def steps(hypervisor: SimulatedHypervisor, faults: Faults) -> dict[int, tuple[St
         59: resumed(0, "STOPPED"),
         66: resumed(0, "UNDEPLOYED"),
         72: resumed(0, "UNDEPLOYED"),
+        123: (stalled(True),),
+        125: (action("terminate-hard", 2), action("terminate-hard", 3), stalled(False)),
         191: (*resumed(8, "POWEROFF"), Until(8, "RUNNING")),
+        224: tuple(step for vm in (5, 6, 7, 8) for step in (action("terminate-hard", vm), Until(vm, "DONE"))),
         226: (
             *(made(f"pool-{number}", 53 + number, f'TAG="t{number}"\n') for number in range(2, 8)),
             *(Until(53 + number, "RUNNING") for number in range(8)),
@@ -57,7 +60,7 @@ def steps(hypervisor: SimulatedHypervisor, faults: Faults) -> dict[int, tuple[St
         277: (
             made("bootfail4", 67),
             made("bootfail5", 68),
-            fails("boot", 3),
+            fails("boot"),
             Bridge("one.vm.deploy", (68, 0, False, 100, "")),
             Until(68, "BOOT_FAILURE"),
             Bridge("one.vm.recover", (68, 4)),
