@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from orchestrator.artifacts.blobs import Blobs
-from orchestrator.artifacts.disk import make_folder, write_whole
+from orchestrator.artifacts.disk import full_told, make_folder, write_whole
 from orchestrator.artifacts.export import check_target, export
 from orchestrator.artifacts.intake import read_tree
 from orchestrator.artifacts.logs import DEFAULT_LIMIT_BYTES, Log, LogWriter
@@ -109,8 +109,9 @@ class Artifacts:
         return {each.dest: tuple(entry.path for entry in self.tree(each.blob).files) for each in inputs}
 
     def attempt(self, task_id: str, number: int, *, limit_bytes: int = DEFAULT_LIMIT_BYTES) -> AttemptLogs:
-        """Where this attempt writes; `limit_bytes` for each log."""
-        return AttemptLogs(make_folder(self._folder(task_id, number)), self.blobs, limit_bytes)
+        """Where this attempt writes; `limit_bytes` for each log. Raises HostDiskFull."""
+        with full_told():
+            return AttemptLogs(make_folder(self._folder(task_id, number)), self.blobs, limit_bytes)
 
     def log(self, task_id: str, number: int, name: LogName | str) -> Log:
         """A log to be read, perhaps while it grows."""

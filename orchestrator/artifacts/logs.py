@@ -15,14 +15,15 @@ _READ_BYTES = 1 << 20
 
 @dataclass(frozen=True, slots=True)
 class LogState:
-    """kept_bytes: what can be read. seen_bytes: what the process wrote; more than kept when the log was cut."""
+    """kept_bytes: what can be read. seen_bytes: what the process wrote; more than kept when the log was cut, and None
+    when it was cut nobody knows how far from the end."""
 
     kept_bytes: int
-    seen_bytes: int
+    seen_bytes: int | None
 
     @property
     def cut(self) -> bool:
-        return self.seen_bytes > self.kept_bytes
+        return self.seen_bytes is None or self.seen_bytes > self.kept_bytes
 
 
 class Log:
@@ -39,12 +40,12 @@ class Log:
         try:
             kept = self.path.stat().st_size
         except FileNotFoundError:
-            return LogState(0, 0)
+            kept = 0
         try:
-            seen = int(json.loads(self._mark.read_bytes())["seen_bytes"])
+            seen = json.loads(self._mark.read_bytes())["seen_bytes"]
         except FileNotFoundError:
             seen = kept
-        return LogState(kept, max(kept, seen))
+        return LogState(kept, None if seen is None else max(kept, int(seen)))
 
     def read(self, offset: int = 0, limit: int = _READ_BYTES) -> bytes:
         """At most `limit` bytes from `offset` on; empty at the end, which may move."""
@@ -65,8 +66,12 @@ class LogWriter(Log):
         self._limit = limit_bytes
         state = self.state()
         self._kept = state.kept_bytes
-        self.offset = state.seen_bytes
+        self.offset = state.kept_bytes if state.seen_bytes is None else state.seen_bytes
         """Bytes seen so far, kept or not: where the next `write` goes on."""
+
+    async def mark_cut(self) -> None:
+        """Say that there was more, of which nobody knows how much. Raises HostDiskFull."""
+        await in_thread(self._put_mark, None)
 
     async def write(self, data: bytes) -> None:
         """Append. Raises HostDiskFull, and then nothing of `data` is in the log."""
@@ -81,8 +86,11 @@ class LogWriter(Log):
             self._kept += len(fits)
         self.offset += len(data)
         if self.offset > self._kept:
-            mark = {"kept_bytes": self._kept, "seen_bytes": self.offset, "limit_bytes": self._limit}
-            write_whole(self._mark, json.dumps(mark).encode(), scratch=self._scratch)
+            self._put_mark(self.offset)
+
+    def _put_mark(self, seen: int | None) -> None:
+        mark = {"kept_bytes": self._kept, "seen_bytes": seen, "limit_bytes": self._limit}
+        write_whole(self._mark, json.dumps(mark).encode(), scratch=self._scratch)
 
     def _extend(self, data: bytes) -> None:
         make_folder(self.path.parent)

@@ -6,6 +6,7 @@ one of them fails: the machine is destroyed on every way out, and there is alway
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from contextlib import AsyncExitStack
 
@@ -29,6 +30,7 @@ async def run_attempt(task: TaskRow, tools: Tools, progress: Progress) -> Verdic
     """
     try:
         async with AsyncExitStack() as clean_up:
+            await progress.open_logs(tools)
             machine = await provision(tools, tools.pools[task.spec.pool], progress)
             clean_up.push_async_callback(destroy, machine, tools, progress)
             address = await progress.during(Stage.PROVISIONING, boot(machine, tools))
@@ -46,6 +48,9 @@ async def run_attempt(task: TaskRow, tools: Tools, progress: Progress) -> Verdic
         return None
     except Canceled:
         verdict = stopped(None)
+    except asyncio.CancelledError:
+        await progress.finish(failed(Reason.RUNNER_LOST, "the runner was stopped in the middle"))
+        raise
     except UserError as wrong:
         verdict = failed(Reason.PROVISION_FAILED, str(wrong))
     except PlatformError as failure:

@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 
 from sqlalchemy.exc import SQLAlchemyError
 
+from orchestrator.domain.errors import MayflyError
 from orchestrator.store import Lease, Store
 
 LEASE_SECONDS = 60.0
@@ -78,7 +79,7 @@ class Hold:
                 pulse = await self._store.tasks.heartbeat(
                     self._lease, lease_seconds=LEASE_SECONDS, now=datetime.now(UTC)
                 )
-            except (SQLAlchemyError, OSError) as trouble:
+            except (MayflyError, SQLAlchemyError, OSError) as trouble:
                 _log.warning("heartbeat failed: %s", trouble)
                 if loop.time() > self._held_until:
                     self.lost.set()

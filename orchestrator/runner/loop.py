@@ -6,7 +6,6 @@ import asyncio
 import logging
 import os
 import socket
-from collections import Counter
 from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime
@@ -14,6 +13,7 @@ from datetime import UTC, datetime
 from sqlalchemy.exc import SQLAlchemyError
 
 from orchestrator import log
+from orchestrator.domain.errors import MayflyError
 from orchestrator.domain.outcome import Verdict
 from orchestrator.runner.attempt import run_attempt
 from orchestrator.runner.lease import LEASE_SECONDS, Hold
@@ -30,12 +30,9 @@ _log = logging.getLogger(__name__)
 
 async def claim(tools: Tools, *, only: str | None = None) -> Claim | None:
     """Claim the oldest task whose pool has room for one more VM; `only`: that task or none."""
-    taken = Counter(vm.pool for vm in await tools.store.vms.open())
-    pools = [name for name, pool in tools.pools.items() if taken[name] < pool.max_vms]
-    if not pools:
-        return None
+    room = {name: pool.max_vms for name, pool in tools.pools.items()}
     return await tools.store.tasks.claim(
-        tools.runner_id, pools, lease_seconds=LEASE_SECONDS, now=datetime.now(UTC), only=only
+        tools.runner_id, room, lease_seconds=LEASE_SECONDS, now=datetime.now(UTC), only=only, max_vms=room
     )
 
 
@@ -45,10 +42,7 @@ async def work_on(claimed: Claim, tools: Tools, transfer: Transfer | None = None
     hold = Hold(tools.store, lease)
     with log.bound(task=lease.task_id, attempt=lease.attempt):
         async with hold.kept():
-            limit = tools.pools[claimed.task.spec.pool].max_log_bytes
-            logs = await asyncio.to_thread(tools.artifacts.attempt, lease.task_id, lease.attempt, limit_bytes=limit)
-            progress = Progress(tools.store, lease, hold, logs, transfer)
-            return await run_attempt(claimed.task, tools, progress)
+            return await run_attempt(claimed.task, tools, Progress(tools.store, claimed, hold, transfer))
 
 
 @asynccontextmanager
@@ -62,7 +56,7 @@ async def registered(store: Store, pools: Collection[str]) -> AsyncIterator[str]
             await asyncio.sleep(RUNNER_HEARTBEAT_SECONDS)
             try:
                 await runners.heartbeat(us.id, now=datetime.now(UTC))
-            except (SQLAlchemyError, OSError) as trouble:
+            except (MayflyError, SQLAlchemyError, OSError) as trouble:
                 _log.warning("runner heartbeat failed: %s", trouble)
 
     beating = asyncio.create_task(beat(), name="runner heartbeat")
@@ -84,7 +78,7 @@ async def serve(tools: Tools, stop: asyncio.Event, *, limit: int) -> None:
             if len(running) < limit:
                 try:
                     claimed = await claim(tools)
-                except (SQLAlchemyError, OSError) as trouble:
+                except (MayflyError, SQLAlchemyError, OSError) as trouble:
                     _log.warning("cannot claim: %s", trouble)
             if claimed is not None:
                 attempt = asyncio.create_task(work_on(claimed, tools), name=f"attempt {claimed.lease.task_id}")

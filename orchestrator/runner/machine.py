@@ -13,7 +13,9 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
-from orchestrator.domain.errors import CloudError, CloudUnreachable, PlatformError, ProvisionFailed
+from sqlalchemy.exc import SQLAlchemyError
+
+from orchestrator.domain.errors import CloudError, CloudUnreachable, MayflyError, ProvisionFailed, UserError
 from orchestrator.domain.pool import Pool
 from orchestrator.domain.task import Stage
 from orchestrator.domain.vm import VmState
@@ -30,6 +32,8 @@ DESTROY_SECONDS = 120.0
 
 WATCH_SECONDS = 2.0
 """How often OpenNebula is asked about a machine that we talk to anyway."""
+
+_TROUBLE = (MayflyError, SQLAlchemyError, OSError)
 
 _GONE = frozenset({Phase.OFF, Phase.FAILED, Phase.DONE})
 
@@ -70,9 +74,9 @@ async def provision(tools: Tools, pool: Pool, progress: Progress) -> Machine:
         cloud_id = await tools.cloud.instantiate(image.template_id, _request(tools, pool, progress, row.id, key))
     except CloudUnreachable:
         raise  # it may exist or not: the row stays open, and upkeep settles it by the tag
-    except CloudError as refusal:
-        await _close(tools, row.id, f"OpenNebula refused to make it: {refusal}")
-        raise ProvisionFailed(str(refusal), code=refusal.code) from refusal
+    except (CloudError, UserError) as refusal:
+        await _close_refused(row.id, tools, pool, progress, refusal)
+        raise
     await tools.store.vms.set_cloud_id(row.id, cloud_id, now=datetime.now(UTC))
     _log.info("vm %s is OpenNebula's %d", row.id, cloud_id)
     return Machine(row.id, cloud_id, pool, key.public)
@@ -123,16 +127,33 @@ async def ready(machine: Machine, tools: Tools, address: str) -> None:
 async def destroy(machine: Machine, tools: Tools, progress: Progress) -> None:
     """End the VM and close its row on proof. Called on every way out; never raises: what fails is left to upkeep."""
     try:
-        if not progress.hold.lost.is_set():
-            await progress.enter(Stage.DESTROYING)
-    except LeaseLost:
-        _log.warning("lost the lease; the VM is destroyed all the same")
-    try:
+        with suppress(LeaseLost):  # the machine is ours to destroy all the same
+            if not progress.hold.lost.is_set():
+                await progress.enter(Stage.DESTROYING)
         await _move(machine, tools, VmState.DESTROYING, DESTROY_SECONDS)
+    except _TROUBLE as trouble:
+        _log.warning("VM %d is destroyed, though that could not be written down: %s", machine.cloud_id, trouble)
+    try:
         await tools.cloud.terminate(machine.cloud_id, within=DESTROY_SECONDS)
         await _close(tools, machine.vm_id, f"OpenNebula says DONE of VM {machine.cloud_id}")
-    except PlatformError as trouble:
+    except _TROUBLE as trouble:
         _log.warning("VM %d is not gone yet, upkeep goes on with it: %s", machine.cloud_id, trouble)
+
+
+async def _close_refused(vm_id: str, tools: Tools, pool: Pool, progress: Progress, refusal: MayflyError) -> None:
+    """Close the row of a VM that OpenNebula would not make. What it made before it refused (to place it, say) is found
+    by its tag, and destroyed; what cannot be told now, upkeep will find."""
+    try:
+        ours = await tools.cloud.vms(tools.store.installation_id)
+    except CloudError as trouble:
+        _log.warning("whether there is a VM %s all the same cannot be asked: %s", vm_id, trouble)
+        return
+    made = [vm.id for vm in ours if vm.tags.get("MAYFLY_VM") == vm_id]
+    if not made:
+        await _close(tools, vm_id, f"OpenNebula lists no VM tagged so, and refused to make it: {refusal}")
+        return
+    await tools.store.vms.set_cloud_id(vm_id, made[0], now=datetime.now(UTC))
+    await destroy(Machine(vm_id, made[0], pool, ""), tools, progress)
 
 
 def _request(tools: Tools, pool: Pool, progress: Progress, vm_id: str, key: KeyPair) -> CloudRequest:

@@ -8,17 +8,15 @@ from contextlib import asynccontextmanager
 
 from orchestrator.decide.entrypoint import argv_of
 from orchestrator.decide.outputs import match
-from orchestrator.domain.errors import Unreachable
-from orchestrator.domain.outcome import Lost, Outcome
+from orchestrator.domain.errors import PlatformError, Unreachable
+from orchestrator.domain.outcome import Exited, Lost, Outcome
 from orchestrator.domain.pool import Pool
 from orchestrator.domain.task import TaskSpec
 from orchestrator.guest import (
     TRACE_PATH,
     Guest,
     Launch,
-    OutputEntry,
     OutputKind,
-    OutputRefused,
     require,
     require_sealed,
 )
@@ -28,6 +26,12 @@ from orchestrator.runner.progress import Progress
 from orchestrator.runner.tools import Tools
 from orchestrator.store import TaskRow
 from orchestrator.trace.command import traced
+
+CANCELED_OUTPUTS_SECONDS = 30.0
+"""How long the outputs of a canceled task may take to come out."""
+
+RECONNECT_SECONDS = 30.0
+"""How long a connection that dropped may take to come back."""
 
 
 async def connect(machine: Machine, address: str, tools: Tools) -> Guest:
@@ -40,6 +44,7 @@ async def connect(machine: Machine, address: str, tools: Tools) -> Guest:
             client_key=tools.client_key.private,
             deadline=machine.pool.boot_timeout_seconds,
             vm_gone=machine.gone,
+            reconnect_seconds=RECONNECT_SECONDS,
         )
     except Unreachable as failure:
         console = await tools.console(machine.cloud_id)
@@ -86,23 +91,44 @@ async def execute(guest: Guest, machine: Machine, task: TaskRow, tools: Tools, p
     async with _stopped_on_cancel(guest, machine.pool, progress):
         outcome, usage = await guest.follow(logs.stdout, logs.stderr, logs.trace)
     await tools.store.attempts.record_outcome(progress.lease, outcome, usage)
+    for name, stream in (("stdout", logs.stdout), ("stderr", logs.stderr), ("trace", logs.trace)):
+        if name in guest.cut:
+            await stream.mark_cut()
     return outcome
 
 
 async def stage_out(guest: Guest, task: TaskRow, outcome: Outcome, tools: Tools, progress: Progress) -> tuple[str, ...]:
     """Copy out what the patterns match, and a manifest of it. Returns a line for each pattern that matched nothing.
 
-    Of a process that did not end well, all that is there is taken: partial outputs are evidence.
+    Of a process that did not end well, or was canceled, what can be had is taken: these outputs are evidence, and what
+    keeps them from coming out does not stand in for how the process ended.
     """
     if isinstance(outcome, Lost):
         return ()
+    try:
+        async with asyncio.timeout(None) as limit, _soon_after_cancel(limit, progress):
+            return await _take_outputs(guest, task, tools, progress, whole=outcome == Exited(0))
+    except (PlatformError, TimeoutError) as failure:
+        if outcome == Exited(0) and not progress.cancel_requested:
+            raise
+        why = str(failure) or f"not within {CANCELED_OUTPUTS_SECONDS:g} s of the cancel"
+        await progress.note(f"not all of the outputs were taken: {why}")
+        return ()
+
+
+async def _take_outputs(
+    guest: Guest, task: TaskRow, tools: Tools, progress: Progress, *, whole: bool
+) -> tuple[str, ...]:
+    """`whole`: all that is wanted must be takeable; else what is not is left behind, with a note."""
     pool = tools.pools[task.spec.pool]
     found = {entry.path: entry for entry in await guest.list_outputs()}
     matched = match(
         task.spec.outputs, [path for path, entry in found.items() if entry.kind is not OutputKind.DIRECTORY]
     )
     wanted = [found[path] for path in matched.paths]
-    _refuse_what_is_no_file(wanted)
+    if not whole and (refused := [entry for entry in wanted if entry.kind is not OutputKind.FILE]):
+        await progress.note(f"not regular files, and not taken: {', '.join(repr(entry.path) for entry in refused)}")
+        wanted = [entry for entry in wanted if entry.kind is OutputKind.FILE]
     async with progress.logs.outputs() as sink:
         await guest.stage_out(
             wanted,
@@ -128,10 +154,20 @@ def launch_of(spec: TaskSpec, pool: Pool) -> Launch:
     )
 
 
-def _refuse_what_is_no_file(entries: list[OutputEntry]) -> None:
-    for entry in entries:
-        if entry.kind is not OutputKind.FILE:
-            raise OutputRefused(entry.path, f"it is a {entry.kind}, not a regular file, and is not followed or copied")
+@asynccontextmanager
+async def _soon_after_cancel(limit: asyncio.Timeout, progress: Progress) -> AsyncIterator[None]:
+    """Inside the block, `limit` is set once the task is canceled."""
+
+    async def heed() -> None:
+        await progress.hold.canceled.wait()
+        limit.reschedule(asyncio.get_running_loop().time() + CANCELED_OUTPUTS_SECONDS)
+
+    heeding = asyncio.create_task(heed(), name="hurry on cancel")
+    try:
+        yield
+    finally:
+        heeding.cancel()
+        await asyncio.gather(heeding, return_exceptions=True)
 
 
 @asynccontextmanager

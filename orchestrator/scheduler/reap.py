@@ -6,8 +6,11 @@ suspects of one round are kept for the next.
 
 from __future__ import annotations
 
+import asyncio
 from datetime import UTC, datetime, timedelta
 from typing import assert_never
+
+from sqlalchemy.exc import SQLAlchemyError
 
 from orchestrator.decide.reap import (
     Adopt,
@@ -22,6 +25,7 @@ from orchestrator.decide.reap import (
     SeenVm,
     reap,
 )
+from orchestrator.domain.errors import MayflyError
 from orchestrator.domain.outcome import failed
 from orchestrator.domain.vm import VmState
 from orchestrator.opennebula import Cloud, Phase
@@ -44,7 +48,8 @@ class Reap:
         now = datetime.now(UTC)
         found = reap(await _load(store, cloud, now), self.suspects, now)
         self.suspects = found.suspects
-        return [line for decision in found.decisions if (line := await _apply(decision, store, cloud))]
+        done = await asyncio.gather(*(_try(decision, store, cloud) for decision in found.decisions))
+        return [line for line in done if line]
 
 
 async def _load(store: Store, cloud: Cloud, now: datetime) -> Facts:
@@ -66,6 +71,14 @@ async def _load(store: Store, cloud: Cloud, now: datetime) -> Facts:
             wanted = not task.state.over and task.attempt == vm.attempt
         vms.append(OpenVm(vm.id, vm.cloud_id, vm.state, vm.deadline_at or now, wanted))
     return Facts(held, vms, seen)
+
+
+async def _try(decision: Decision, store: Store, cloud: Cloud) -> str:
+    """Do it, beside the others: a machine that will not go keeps none of them from being done."""
+    try:
+        return await _apply(decision, store, cloud)
+    except (MayflyError, SQLAlchemyError, OSError) as trouble:
+        return f"not done yet: {trouble}"
 
 
 async def _apply(decision: Decision, store: Store, cloud: Cloud) -> str:

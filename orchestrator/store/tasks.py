@@ -2,21 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from datetime import datetime, timedelta
 
-from sqlalchemy import ColumnElement, Executable, Update, and_, case, func, insert, literal, null, select, update
+from sqlalchemy import (
+    ColumnElement,
+    Executable,
+    Update,
+    and_,
+    bindparam,
+    case,
+    func,
+    insert,
+    literal,
+    null,
+    select,
+    union_all,
+    update,
+)
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from orchestrator.domain.outcome import CANCELED_EXIT, PLATFORM_EXIT, Reason
 from orchestrator.domain.task import LEGAL_MOVES, Stage, TaskSpec, TaskState
+from orchestrator.domain.vm import VmState
 from orchestrator.store.attempts import begin_attempt, end_attempt, note_stage
 from orchestrator.store.encoding import spec_to_json
 from orchestrator.store.engine import Database
 from orchestrator.store.events import EventKind, write_event, write_lease_event
 from orchestrator.store.ids import new_id
-from orchestrator.store.schema import HELD, OVER, TASKS
+from orchestrator.store.schema import HELD, INSTALLATION, OVER, TASKS, VMS
 from orchestrator.store.search import find_task
 from orchestrator.store.transitions import Finished, Requeued, StageEntered
 from orchestrator.store.views import Beat, Claim, Lease, TaskRow, task_view
@@ -146,17 +161,26 @@ class Tasks:
             return True
 
     async def claim(
-        self, runner_id: str, pools: Collection[str], *, lease_seconds: float, now: datetime, only: str | None = None
+        self,
+        runner_id: str,
+        pools: Collection[str],
+        *,
+        lease_seconds: float,
+        now: datetime,
+        only: str | None = None,
+        max_vms: Mapping[str, int] | None = None,
     ) -> Claim | None:
         """Take the oldest QUEUED task of these pools (or just the task `only`) and begin an attempt.
 
-        One statement finds and takes it, so no two runners get the same. None: nothing waits. The runner must be
-        registered.
+        One statement finds and takes it, so no two runners get the same. `max_vms`: how many VMs a pool may have, where
+        it has a limit; a task that is held counts as one, whether its VM is there yet or not. None: nothing waits, or
+        there is no room. The runner must be registered.
         """
-        oldest = select(TASKS.c.id).where(TASKS.c.state == TaskState.QUEUED, TASKS.c.pool.in_(tuple(pools)))
+        oldest = select(TASKS.c.id).where(TASKS.c.state == TaskState.QUEUED)
         if only is not None:
             oldest = oldest.where(TASKS.c.id == only)
         # SQLite has one writer at a time and leaves FOR UPDATE out; elsewhere claimers pass each other by.
+        oldest = oldest.where(TASKS.c.pool.in_(bindparam("pools", expanding=True)))
         oldest = oldest.order_by(TASKS.c.id).limit(1).with_for_update(skip_locked=True)
         taken = (
             update(TASKS)
@@ -173,7 +197,8 @@ class Tasks:
             .returning(TASKS)
         )
         async with self._database.writing() as connection:
-            row = (await connection.execute(taken)).mappings().first()
+            with_room = await _with_room(connection, pools, max_vms or {})
+            row = (await connection.execute(taken, {"pools": with_room})).mappings().first()
             if row is None:
                 return None
             lease = Lease(row["id"], row["attempt"], runner_id)
@@ -291,6 +316,22 @@ class Tasks:
             kind = EventKind.TASK_CANCELED if over else EventKind.TASK_CANCEL_REQUESTED
             await write_event(connection, kind, now=now, task_id=task_id, attempt=task.attempt or None)
             return task
+
+
+async def _with_room(connection: AsyncConnection, pools: Collection[str], max_vms: Mapping[str, int]) -> list[str]:
+    """Those of the pools that may have one more VM. Claimers take turns here, so that two never take the last room."""
+    if not any(pool in max_vms for pool in pools):
+        return list(pools)
+    await connection.execute(select(INSTALLATION.c.id).with_for_update())
+    held = select(TASKS.c.pool).where(TASKS.c.state.in_(HELD))
+    its_task = select(TASKS.c.id).where(
+        TASKS.c.id == VMS.c.task_id, TASKS.c.attempt == VMS.c.attempt, TASKS.c.state.in_(HELD)
+    )
+    left_over = select(VMS.c.pool).where(VMS.c.state != VmState.DESTROYED, ~its_task.exists())
+    counted = union_all(held, left_over).subquery()
+    query = select(counted.c.pool, func.count()).group_by(counted.c.pool)
+    taken: dict[str, int] = {row[0]: row[1] for row in await connection.execute(query)}
+    return [pool for pool in pools if pool not in max_vms or taken.get(pool, 0) < max_vms[pool]]
 
 
 async def _applied(connection: AsyncConnection, guarded: Update) -> bool:

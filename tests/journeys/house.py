@@ -1,0 +1,289 @@
+"""A whole Mayfly in one process: the local cloud without machines, guests that answer over SSH, a store, runners.
+
+Nothing of ours is replaced. What goes wrong goes wrong on the far side of the wire: in the cloud (`house.far.faults`),
+in its hypervisor (`house.hypervisor`), in a task's guest (`house.guests.behave`), or in the process, whose command says
+how (`localcloud.hypervisors.ssh_scenario`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import sqlite3
+import threading
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from orchestrator import bootstrap
+from orchestrator.artifacts import Artifacts
+from orchestrator.domain.pool import Pool
+from orchestrator.domain.task import InputSpec, Limits, Stage, TaskSpec
+from orchestrator.guest.keys import KeyPair
+from orchestrator.localcloud.hypervisors import MachineSpec
+from orchestrator.localcloud.hypervisors.simulated import SimulatedHypervisor
+from orchestrator.localcloud.hypervisors.ssh_guest import Answer, SimulatedGuest, start_guest
+from orchestrator.localcloud.knobs import CloudSettings
+from orchestrator.localcloud.server import LocalCloud
+from orchestrator.opennebula import Cloud, Images
+from orchestrator.provisioning.ports import CloudObject, VersionTemplate
+from orchestrator.reports.task import Report, report_of
+from orchestrator.runner.loop import claim, registered, work_on
+from orchestrator.runner.tools import Tools
+from orchestrator.scheduler.reap import Reap
+from orchestrator.settings import Settings
+from orchestrator.store import Store, TaskRow
+
+DEADLINE = 30.0
+KNOBS = CloudSettings(
+    scheduler_interval=0.01,
+    visible_delay=(0.001, 0.003),
+    passing_time=0.001,
+    monitor_interval=0.02,
+    figures_interval=5.0,
+    crash_visible_after=0.05,
+    shutdown_timeout=0.5,
+    shutdown_poll=0.01,
+)
+POOL = Pool(
+    name="small",
+    image="small",
+    memory_bytes=256 * 2**20,
+    ssh_port=KNOBS.guest_ssh_port,
+    max_vms=20,
+    launch_timeout_seconds=30.0,
+    boot_timeout_seconds=30.0,
+    kill_grace_seconds=0.2,
+)
+
+
+async def until(what: str, condition: Callable[[], Awaitable[Any]]) -> Any:
+    """Poll until `condition` gives something true, and return that; fail, naming `what`, at a deadline."""
+    give_up = time.monotonic() + DEADLINE
+    while time.monotonic() < give_up:
+        if found := await condition():
+            return found
+        await asyncio.sleep(0.01)
+    raise AssertionError(f"never: {what}")
+
+
+@dataclass(frozen=True)
+class Behaviour:
+    """How a task's machine differs from a sound one. boots: the boot lasts until then. listens: SSH answers.
+    host_key: it shows this one. answers: see `start_guest`."""
+
+    boots: threading.Event | None = None
+    listens: bool = True
+    host_key: KeyPair | None = None
+    answers: Mapping[str, Answer] = field(default_factory=dict)
+
+
+class Guests:
+    """Starts a guest at each boot. `of` has those of each task, `requests` what all of them were asked."""
+
+    def __init__(self) -> None:
+        self.of: dict[str, list[SimulatedGuest]] = {}
+        self.power_off: Callable[[int], None] = lambda vm_id: None
+        self._behaviours: dict[str, Behaviour] = {}
+
+    def behave(self, task: TaskRow, **how: Any) -> None:
+        """How the machines of this task will be: see Behaviour."""
+        self._behaviours[task.id] = Behaviour(**how)
+
+    def asked(self, task: TaskRow) -> list[str]:
+        """The verbs that the task's guests were asked, in order, without mayfly-."""
+        return [verb.removeprefix("mayfly-") for guest in self.of.get(task.id, ()) for verb in guest.asked]
+
+    def let_go(self) -> None:
+        """Let every boot end that waits."""
+        for behaviour in self._behaviours.values():
+            if behaviour.boots:
+                behaviour.boots.set()
+
+    def __call__(self, spec: MachineSpec) -> SimulatedGuest | None:
+        task_id = spec.context["SET_HOSTNAME"].split("-")[1]
+        behaviour = self._behaviours.get(task_id, Behaviour())
+        if behaviour.boots:
+            behaviour.boots.wait()
+        if not behaviour.listens:
+            return None
+        if behaviour.host_key:
+            context = {**spec.context, "MAYFLY_HOST_KEY_BASE64": behaviour.host_key.private_base64}
+            spec = dataclasses.replace(spec, context=context)
+        guest = start_guest(spec, lambda: self.power_off(spec.vm_id), behaviour.answers)
+        self.of.setdefault(task_id, []).append(guest)
+        return guest
+
+
+@dataclass(frozen=True)
+class House:
+    """`far`: the local cloud; `cloud`: our client of it. `tools` are those of a runner that is registered."""
+
+    settings: Settings
+    far: LocalCloud
+    hypervisor: SimulatedHypervisor
+    guests: Guests
+    store: Store
+    artifacts: Artifacts
+    cloud: Cloud
+    tools: Tools
+
+    def with_pool(self, **changes: Any) -> Tools:
+        """The runner's tools, the pool being otherwise."""
+        pool = dataclasses.replace(self.tools.pools[POOL.name], **changes)
+        return dataclasses.replace(self.tools, pools={POOL.name: pool})
+
+    async def submit(
+        self,
+        *command: str,
+        outputs: tuple[str, ...] = (),
+        inputs: tuple[Path, ...] = (),
+        timeout: float | None = None,
+    ) -> TaskRow:
+        """Queue a task. A single word of command is a script."""
+        argv = command if len(command) > 1 else ("sh", "-c", *command)
+        kept = tuple(InputSpec(str(path), path.name, self.artifacts.read_tree(path)) for path in inputs)
+        spec = TaskSpec(
+            pool=POOL.name, command=argv, outputs=outputs, inputs=kept, limits=Limits(timeout_seconds=timeout)
+        )
+        return await self.store.tasks.submit(spec, now=datetime.now(UTC))
+
+    async def run(self, task: TaskRow, tools: Tools | None = None) -> TaskRow:
+        """Claim it and work on it to its end; the task as it is then."""
+        tools = tools or self.tools
+        claimed = await claim(tools, only=task.id)
+        assert claimed is not None
+        await work_on(claimed, tools)
+        return await self.store.tasks.get(task.id)
+
+    @asynccontextmanager
+    async def running(self, task: TaskRow, tools: Tools | None = None) -> AsyncIterator[asyncio.Task[TaskRow]]:
+        """The task is worked on beside the block, which may await its end."""
+        run = asyncio.create_task(self.run(task, tools))
+        try:
+            yield run
+            await asyncio.wait_for(run, DEADLINE)
+        finally:
+            run.cancel()
+            await asyncio.gather(run, return_exceptions=True)
+
+    async def at(self, task: TaskRow, stage: Stage) -> TaskRow:
+        """Wait until the attempt is at `stage`."""
+
+        async def reached() -> TaskRow | None:
+            now = await self.store.tasks.get(task.id)
+            assert now.stage is stage or not now.state.over, f"over before {stage}: {now.message}"
+            return now if now.stage is stage else None
+
+        return await until(f"{task.id} at {stage}", reached)
+
+    async def printed(self, task: TaskRow, text: bytes) -> None:
+        """Wait until the process has printed `text`."""
+
+        async def there() -> bool:
+            return text in self.log(task, "stdout")
+
+        await until(f"{text!r} in stdout", there)
+
+    async def report(self, task: TaskRow) -> Report:
+        return await report_of(self.store, self.artifacts, await self.store.tasks.get(task.id))
+
+    def log(self, task: TaskRow, name: str, attempt: int = 1) -> bytes:
+        """A whole log."""
+        return self.artifacts.log(task.id, attempt, name).read(limit=1 << 30)
+
+    def outputs(self, task: TaskRow, attempt: int = 1) -> list[str]:
+        """The paths of the outputs that were kept."""
+        tree = self.artifacts.outputs(task.id, attempt)
+        return [] if tree is None else [entry.path for entry in tree.files]
+
+    async def stages(self, task: TaskRow) -> list[Stage]:
+        """The stages that the last attempt went through, as the event log has them."""
+        events = await self.store.events.list(task_id=task.id)
+        return [Stage(event.data["stage"]) for event in events if event.kind == "task.stage"]
+
+    async def notes(self, task: TaskRow) -> list[str]:
+        """What the event log says of the task in words."""
+        events = await self.store.events.list(task_id=task.id)
+        return [event.data["message"] for event in events if event.kind == "note"]
+
+    async def let_lease_expire(self, task: TaskRow) -> None:
+        """As when the runner's last heartbeat was an hour ago."""
+        lease = (await self.store.tasks.get(task.id)).lease
+        assert lease is not None
+        ago = datetime.now(UTC) - timedelta(hours=1)
+        assert await self.store.tasks.heartbeat(lease, lease_seconds=60, now=ago) is not None
+
+    async def reap(self, rounds: int = 2) -> list[str]:
+        """So many rounds of upkeep; what was done."""
+        chore = Reap()
+        return [line for _ in range(rounds) for line in await chore.run_once(self.store, self.cloud)]
+
+    async def left(self) -> list[str]:
+        """What is still there: rows that are not closed, VMs that are not DONE, machines that run."""
+        rows = [f"row {vm.id} is {vm.state}" for vm in await self.store.vms.open()]
+        vms = [f"VM {vm.id} is {vm.state_name}" for vm in await self.cloud.vms()]
+        return rows + vms + [f"machine {vm_id} runs" for vm_id in self.hypervisor.machines()]
+
+
+@asynccontextmanager
+async def make_house(home: Path) -> AsyncIterator[House]:
+    """A house with the promoted version 1 of the base image `small`; empty when it is left, or AssertionError."""
+    settings = Settings.from_environment({"MAYFLY_HOME": str(home)})
+    guests = Guests()
+    hypervisor = SimulatedHypervisor(guest=guests)
+    guests.power_off = hypervisor.power_off
+    async with AsyncExitStack() as opened:
+        far = await asyncio.to_thread(opened.enter_context, _closing(settings, hypervisor, guests))
+        house = await opened.enter_async_context(bootstrap.open_house(settings))
+        cloud = Cloud(far.url, far.session, timeout=10, patience=3, poll_seconds=0.01)
+        await opened.enter_async_context(cloud)
+        await promote(cloud, home)
+        runner_id = await opened.enter_async_context(registered(house.store, [POOL.name]))
+        tools = Tools(
+            runner_id=runner_id,
+            store=house.store,
+            artifacts=house.artifacts,
+            cloud=cloud,
+            pools={POOL.name: POOL},
+            client_key=bootstrap.client_key(settings),
+            console=bootstrap.console_reader(settings),
+        )
+        made = House(settings, far, hypervisor, guests, house.store, house.artifacts, cloud, tools)
+        yield made
+        guests.let_go()
+        assert await made.left() == []
+
+
+@contextmanager
+def _closing(settings: Settings, hypervisor: SimulatedHypervisor, guests: Guests) -> Iterator[LocalCloud]:
+    try:
+        with LocalCloud(settings.cloud_home, hypervisor=hypervisor, knobs=KNOBS) as far:
+            yield far
+            guests.let_go()
+    finally:
+        hypervisor.close()
+
+
+async def promote(cloud: Cloud, folder: Path, name: str = "small") -> int:
+    """Make version 1 of a base image, promoted; the id of its template."""
+    images = Images(cloud, CloudObject)
+    ids = []
+    for kind in ("OS", "KERNEL", "RAMDISK"):
+        file = folder / f"{name}-{kind}"
+        file.write_bytes(b"QFI\xfb" + bytes(508) if kind == "OS" else b"kernel")
+        tags = {"MAYFLY_IMAGE": name}
+        ids.append(await images.register_image(f"{name}-{kind}", file, kind, tags, within=DEADLINE))
+    tags = {"MAYFLY_IMAGE": name, "MAYFLY_VERSION": "1", "MAYFLY_STATE": "promoted"}
+    return int(await images.register_template(VersionTemplate(f"{name}-1", *ids, "console=ttyS0", tags)))
+
+
+def event_log(home: Path) -> str:
+    """The events of a house's database, a line each, read from its file."""
+    with sqlite3.connect(f"file:{home / 'mayfly.db'}?mode=ro", uri=True) as database:
+        rows = database.execute("SELECT number, at, kind, task_id, vm_id, data FROM events ORDER BY number")
+        return "\n".join(" ".join(str(value) for value in row if value is not None) for row in rows)
