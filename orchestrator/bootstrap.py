@@ -123,15 +123,16 @@ async def open_cloud(settings: Settings, *, start: bool = False) -> AsyncIterato
 
 
 @asynccontextmanager
-async def open_tools(house: House, *, start_cloud: bool = False) -> AsyncIterator[Tools]:
-    """A runner's tools, the runner being registered for as long as they are open."""
+async def open_tools(house: House, *, start_cloud: bool = False, serves: bool = True) -> AsyncIterator[Tools]:
+    """A runner's tools, the runner being registered for as long as they are open. `serves` false: it will take one task
+    of its own and nothing else, so nobody should count on it."""
     from orchestrator.runner.loop import registered
     from orchestrator.runner.tools import Tools
 
     pools = await load_pools(house.settings)
     async with AsyncExitStack() as opened:
         cloud = await opened.enter_async_context(open_cloud(house.settings, start=start_cloud))
-        runner_id = await opened.enter_async_context(registered(house.store, tuple(pools)))
+        runner_id = await opened.enter_async_context(registered(house.store, tuple(pools) if serves else ()))
         yield Tools(
             runner_id=runner_id,
             store=house.store,

@@ -95,7 +95,7 @@ async def _runner_for(house: bootstrap.House, pool: str, line: StageLine) -> Asy
         return
     if house.settings.uses_local_cloud:
         line.show("no runner is alive: this command is the runner, on the local cloud")
-    async with bootstrap.open_tools(house, start_cloud=True) as tools:
+    async with bootstrap.open_tools(house, start_cloud=True, serves=False) as tools:
         yield tools
 
 
