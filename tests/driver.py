@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -59,6 +61,22 @@ class Mayfly:
             stdout, stderr = process.communicate()
             raise AssertionError(f"mayfly {' '.join(map(str, words))} still ran after {seconds} s:\n{stderr}") from None
         return Done(process.returncode, stdout, stderr)
+
+    @contextlib.contextmanager
+    def running(self, *words: str | Path, seconds: float = 120) -> Iterator[subprocess.Popen[str]]:
+        """A command that prints "ready" once it is; interrupted at the end of the block unless it has ended by then."""
+        process = self.start(*words)
+        try:
+            if process.stdout is None:
+                raise AssertionError("no stdout to read")
+            line = process.stdout.readline()
+            if line != "ready\n":
+                raise AssertionError(f"{line!r} instead of ready: {process.communicate(timeout=seconds)}")
+            yield process
+        finally:
+            if process.poll() is None:
+                process.send_signal(signal.SIGINT)
+            process.communicate(timeout=seconds)
 
     def with_environment(self, **more: str) -> Mayfly:
         return Mayfly({**self.environment, **more})

@@ -68,18 +68,18 @@ def own_address() -> str:
 
 
 def test_no_address_can_be_reached_and_the_trace_has_every_try(mayfly: Mayfly, cloud: TestCloud) -> None:
-    neighbour = mayfly.start("run", "--", "sh", "-c", "echo ready; sleep 60")
-    assert neighbour.stdout is not None
-    assert neighbour.stdout.readline() == "ready\n"
-    [vm] = cloud.client().vmpool.infoextended(-2, -1, -1, -1).VM
-    nic = vm.TEMPLATE["NIC"]
     own = own_address()
-    with listener("127.0.0.1") as (loopback_port, on_loopback), listener(own) as (own_port, on_own):
+    with (
+        mayfly.running("run", "--name", "neighbour", "--", "sh", "-c", "echo ready; sleep 60"),
+        listener("127.0.0.1") as (loopback_port, on_loopback),
+        listener(own) as (own_port, on_own),
+    ):
+        [vm] = cloud.client().vmpool.infoextended(-2, -1, -1, -1).VM
         targets = [
             ("tcp", "127.0.0.1", loopback_port),  # the host's loopback, as the guest would name it
             ("tcp", "10.0.2.2", loopback_port),  # the host's loopback, as QEMU's user networking names it
             ("tcp", own, own_port),
-            ("tcp", nic["IP"], 2222),  # another VM
+            ("tcp", vm.TEMPLATE["NIC"]["IP"], 2222),  # another VM
             ("udp", "10.0.2.3", 53),  # DNS
             ("tcp", "10.0.2.3", 53),
             ("udp", "9.9.9.9", 53),
@@ -97,20 +97,20 @@ def test_no_address_can_be_reached_and_the_trace_has_every_try(mayfly: Mayfly, c
     task = next(each["id"] for each in mayfly("list", "--json").json() if each["name"] == "reach")
     network = mayfly("trace", task, "--json").json()["network"]
     assert {(each["address"], each["port"]) for each in network} >= {(address, port) for _, address, port in targets}
-    assert [each for each in network if each["result"] in ("ok", "EINPROGRESS")] == []
+    # 127.0.0.0/8 is the process's own, in a network namespace where nobody listens: begun there, and refused
+    begun = [each["address"] for each in network if each["result"] in ("ok", "EINPROGRESS")]
+    assert [address for address in begun if not address.startswith("127.")] == []
     probes = mayfly("show", task, "--json").json()["attempts"][0]["machine"]["seal"]
     assert len(probes) >= 5
     assert [probe for probe in probes if probe["reached"]] == []
-
-    mayfly("cancel", next(each["id"] for each in mayfly("list", "--json").json() if each["name"] == ""))
-    neighbour.communicate(timeout=60)
 
 
 def test_a_seal_that_does_not_hold_means_no_data(mayfly: Mayfly, cloud: TestCloud) -> None:
     """On the open network the probes do reach something: the task fails before its input is copied."""
     inventory = mayfly.home.parent / "inventory.yml"
     inventory.write_text(
-        "pools:\n  hosts:\n    leaky:\n      mayfly_image: debian-12\n      mayfly_network: open\n      ansible_port: 2222\n"
+        "pools:\n  hosts:\n    leaky:\n"
+        "      mayfly_image: debian-12\n      mayfly_network: open\n      ansible_port: 2222\n"
     )
     leaky = mayfly.with_environment(MAYFLY_INVENTORY=str(inventory))
     done = leaky("run", "-p", "leaky", "-i", "examples/penguins/data", "--", "ls", "/task/in")

@@ -1,4 +1,4 @@
-"""What is promised to stay: the commands and the rooms' exports; and a listing does not import what it does not need."""
+"""What is promised to stay: the commands and the rooms' exports; a listing does not import what it does not need."""
 
 from __future__ import annotations
 
