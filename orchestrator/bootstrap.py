@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import asyncio
 import fcntl
+import ipaddress
 import os
 import time
+import urllib.parse
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, replace
@@ -32,6 +34,8 @@ if TYPE_CHECKING:
 CONSOLE_TAIL_BYTES = 16 * 1024
 CLOUD_START_SECONDS = 30.0
 SSH_PORT = 22
+QEMU_GATEWAY = "10.0.2.2"
+"""The host, as a machine in QEMU's user networking names it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,6 +145,7 @@ async def open_tools(house: House, *, start_cloud: bool = False, serves: bool = 
             pools=pools,
             client_key=client_key(house.settings),
             console=console_reader(house.settings),
+            forbidden=_forbidden(cloud.client.endpoint),
         )
 
 
@@ -184,6 +189,17 @@ def _way(identity: SshIdentity) -> dict[str, Any]:
         "host_key": identity.host_public_key,
         "client_key": identity.private_key,
     }
+
+
+def _forbidden(endpoint: str) -> tuple[tuple[str, int], ...]:
+    """The cloud's endpoint, as a machine would name it: a loopback address is behind QEMU's gateway there."""
+    url = urllib.parse.urlsplit(endpoint)
+    host, port = url.hostname or "", url.port or (443 if url.scheme == "https" else 80)
+    try:
+        address = ipaddress.ip_address("127.0.0.1" if host == "localhost" else host)
+    except ValueError:
+        return ()
+    return ((QEMU_GATEWAY if address.is_loopback else str(address), port),)
 
 
 def client_key(settings: Settings) -> KeyPair:

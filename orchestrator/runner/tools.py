@@ -21,7 +21,8 @@ class Console(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Tools:
-    """`client_key` is what every VM lets in as root; `console` reads a machine's serial console."""
+    """`client_key` is what every VM lets in as root; `console` reads a machine's serial console.
+    `forbidden`: TCP addresses and ports that answer here and that no sealed machine may reach (the cloud's endpoint)."""
 
     runner_id: str
     store: Store
@@ -30,3 +31,4 @@ class Tools:
     pools: Mapping[str, Pool]
     client_key: KeyPair
     console: Console
+    forbidden: tuple[tuple[str, int], ...] = ()

@@ -70,7 +70,7 @@ async def prepare(guest: Guest, tools: Tools, progress: Progress) -> None:
 
 async def seal(guest: Guest, tools: Tools, progress: Progress) -> None:
     """See from inside that nothing can be reached, before any input goes in."""
-    probes = await guest.probe_seal()
+    probes = await guest.probe_seal(extra=tools.forbidden)
     await tools.store.attempts.record_environment(
         progress.lease,
         {"seal": [{"target": p.target, "reached": p.reached, "detail": p.detail} for p in probes]},
@@ -91,6 +91,8 @@ async def execute(guest: Guest, machine: Machine, task: TaskRow, tools: Tools, p
     async with _stopped_on_cancel(guest, machine.pool, progress):
         outcome, usage = await guest.follow(logs.stdout, logs.stderr, logs.trace)
     await tools.store.attempts.record_outcome(progress.lease, outcome, usage)
+    if guest.cut:
+        await tools.store.attempts.record_environment(progress.lease, {"cut": list(guest.cut)})
     for name, stream in (("stdout", logs.stdout), ("stderr", logs.stderr), ("trace", logs.trace)):
         if name in guest.cut:
             await stream.mark_cut()
