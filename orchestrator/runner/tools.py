@@ -22,7 +22,7 @@ class Console(Protocol):
 @dataclass(frozen=True, slots=True)
 class Tools:
     """`client_key` is what every VM lets in as root; `console` reads a machine's serial console.
-    `forbidden`: TCP addresses and ports that answer here and that no sealed machine may reach (the cloud's endpoint)."""
+    `forbidden`: TCP addresses and ports (the cloud's endpoint) that answer here and that no machine may reach."""
 
     runner_id: str
     store: Store
