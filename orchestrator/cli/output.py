@@ -14,8 +14,6 @@ from rich.table import Table
 out = Console(highlight=False, soft_wrap=True)
 err = Console(stderr=True, highlight=False, soft_wrap=True)
 
-USAGE_EXIT = 2
-
 
 def fail(message: str, *, code: int = 1) -> SystemExit:
     """Say `message` on stderr; raise what is returned."""

@@ -41,7 +41,7 @@ def up(limit: Limit = 2) -> None:
 
 
 def runner(limit: Limit = 2) -> None:
-    """One runner: claims tasks and drives their machines. Run as many as you like, anywhere."""
+    """One runner: claims tasks and drives their machines. Run as many as you like on this home."""
     settings = Settings.from_environment()
 
     async def work() -> None:

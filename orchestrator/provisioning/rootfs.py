@@ -78,12 +78,6 @@ def missing_tools() -> list[tuple[str, str]]:
     return missing
 
 
-def cache_folder() -> Path:
-    """Where root file systems are kept: `mayfly` in XDG_CACHE_HOME, by default ~/.cache."""
-    base = os.environ.get("XDG_CACHE_HOME", "")
-    return (Path(base) if base.startswith("/") else Path("~/.cache").expanduser()) / "mayfly"
-
-
 def kept_folder(definition: Definition, sources: AptSources, cache: Path) -> Path:
     """Where the boot files of this definition are kept: named by all that they are made of but versions."""
     key = hashlib.sha256(f"{definition.fingerprint()}\0{sources.lines}".encode()).hexdigest()

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from orchestrator.artifacts import Artifacts, Log, LogName, Tree
-from orchestrator.store import AttemptRow, Store, TaskRow, VmRow
+from orchestrator.store import AttemptRow, EventKind, Store, TaskRow, VmRow
 from orchestrator.trace.summary import Summary, summarize
 
 Report = dict[str, Any]
@@ -19,11 +19,16 @@ Report = dict[str, Any]
 
 async def report_of(store: Store, artifacts: Artifacts, task: TaskRow) -> Report:
     """The whole report. Keys: id, name, state, reason, message, exit_code, pool, command, inputs, outputs (patterns),
-    submitted_at, started_at, finished_at, attempts (see `_attempt`)."""
+    submitted_at, started_at, finished_at, attempts (see `_attempt`), notes: docs/reference/report.md explains each."""
     vms = {vm.id: vm for vm in await store.vms.of_task(task.id)}
     attempts = [
         await asyncio.to_thread(_attempt, attempt, vms.get(attempt.vm_id or ""), artifacts)
         for attempt in await store.attempts.of_task(task.id)
+    ]
+    notes = [
+        {"at": event.at, "attempt": event.attempt, "message": event.data["message"]}
+        for event in await store.events.list(task_id=task.id)
+        if event.kind == EventKind.NOTE
     ]
     spec = task.spec
     return {
@@ -45,6 +50,7 @@ async def report_of(store: Store, artifacts: Artifacts, task: TaskRow) -> Report
         "started_at": task.started_at,
         "finished_at": task.finished_at,
         "attempts": attempts,
+        "notes": notes,
     }
 
 

@@ -20,6 +20,8 @@ def lines(report: Report) -> Iterator[str]:
     for attempt in report["attempts"]:
         yield ""
         yield from _attempt_lines(attempt)
+    for note in report["notes"]:
+        yield f"note      {note['message']}"
 
 
 def _attempt_lines(attempt: dict[str, Any]) -> Iterator[str]:
