@@ -59,12 +59,15 @@ def status(as_json: AsJson = False) -> None:
 
 
 @app.command()
-def stop() -> None:
+def stop(as_json: AsJson = False) -> None:
     """Stop it. Machines that run go on running, and are found again at the next start."""
     settings = Settings.from_environment()
 
     async def work() -> None:
         stopped = await asyncio.to_thread(stop_cloud, settings.cloud_home)
-        output.say("the local cloud stopped" if stopped else "the local cloud was not running")
+        if as_json:
+            output.as_json({"running": False, "stopped": stopped})
+        else:
+            output.say("the local cloud stopped" if stopped else "the local cloud was not running")
 
     perform(work())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -13,6 +13,9 @@ from orchestrator.cli.entry import perform
 from orchestrator.cli.submission import AsJson
 from orchestrator.settings import Settings
 
+if TYPE_CHECKING:
+    from orchestrator.provisioning.versions import ImageVersion
+
 app = typer.Typer(no_args_is_help=True, help="Base images: build, list, promote, roll back.")
 ImageName = Annotated[str, typer.Argument(metavar="IMAGE", help="A folder of images/, such as debian-12.")]
 
@@ -21,6 +24,7 @@ ImageName = Annotated[str, typer.Argument(metavar="IMAGE", help="A folder of ima
 def build(
     image: ImageName,
     if_missing: Annotated[bool, typer.Option("--if-missing", help="Do nothing when a version is promoted.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Build a new version: root file system, playbook, saved, smoke-tested, promoted. The previous one stays."""
     settings = Settings.from_environment()
@@ -30,11 +34,11 @@ def build(
             if if_missing:
                 promoted = await images.promoted(image)
                 if promoted is not None:
-                    output.say(f"{image} version {promoted.version} is promoted already")
+                    _say(promoted, "is promoted already", as_json)
                     return
             with BuildBars() as bars:
                 built = await images.build(image, bars)
-            output.say(f"{image} version {built.version} is promoted")
+            _say(built, "is promoted", as_json)
 
     perform(work())
 
@@ -45,7 +49,7 @@ def list_(as_json: AsJson = False) -> None:
     settings = Settings.from_environment()
 
     async def work() -> None:
-        async with open_images(settings) as images:
+        async with open_images(settings, start_cloud=False) as images:
             versions = await images.versions()
         if as_json:
             output.as_json([version.as_dict() for version in versions])
@@ -60,26 +64,37 @@ def list_(as_json: AsJson = False) -> None:
 
 
 @app.command()
-def promote(image: ImageName, version: Annotated[int, typer.Argument(help="A version of mayfly image list.")]) -> None:
+def promote(
+    image: ImageName,
+    version: Annotated[int, typer.Argument(metavar="VERSION", help="A version of mayfly image list.")],
+    as_json: AsJson = False,
+) -> None:
     """Boot new VMs from this version."""
     settings = Settings.from_environment()
 
     async def work() -> None:
         async with open_images(settings) as images:
-            await images.promote(image, version)
-        output.say(f"{image} version {version} is promoted")
+            promoted = await images.promote(image, version)
+        _say(promoted, "is promoted", as_json)
 
     perform(work())
 
 
 @app.command()
-def rollback(image: ImageName) -> None:
+def rollback(image: ImageName, as_json: AsJson = False) -> None:
     """Boot new VMs from the previous version again."""
     settings = Settings.from_environment()
 
     async def work() -> None:
         async with open_images(settings) as images:
             version = await images.rollback(image)
-        output.say(f"{image} version {version.version} is promoted again")
+        _say(version, "is promoted again", as_json)
 
     perform(work())
+
+
+def _say(version: ImageVersion, what: str, as_json: bool) -> None:
+    if as_json:
+        output.as_json(version.as_dict())
+    else:
+        output.say(f"{version.image} version {version.version} {what}")

@@ -64,7 +64,7 @@ def scheduler() -> None:
     perform(work())
 
 
-def chore(name: Annotated[str, typer.Argument(help=f"One of {', '.join(CHORES)}.")]) -> None:
+def chore(name: Annotated[str, typer.Argument(metavar="NAME", help=f"One of {', '.join(CHORES)}.")]) -> None:
     """Run one chore now: two rounds, as what merely looks lost is touched at its second sighting only."""
     settings = Settings.from_environment()
 

@@ -26,7 +26,7 @@ def list_(
 
     async def work() -> None:
         async with open_house(settings) as house:
-            vms = await house.store.vms.list() if every else await house.store.vms.open()
+            vms = await house.store.vms.list() if every else (await house.store.vms.open())[::-1]
         if as_json:
             output.as_json([dataclasses.asdict(vm) for vm in vms])
             return
