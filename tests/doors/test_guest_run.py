@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 
 import pytest
 
@@ -105,11 +106,21 @@ async def test_a_guest_that_does_not_come_back_is_a_lost_connection() -> None:
 async def test_a_vm_that_goes_off_is_told_as_lost() -> None:
     gone = asyncio.Event()
     loop = asyncio.get_running_loop()
-    on_poweroff = lambda: loop.call_soon_threadsafe(gone.set)  # noqa: E731
+    off, followed = threading.Event(), threading.Event()
+
+    def on_poweroff() -> None:
+        off.set()
+        followed.wait(10)  # the cloud says so once the runner follows, not while it still starts the process
+        loop.call_soon_threadsafe(gone.set)
+
     async with simulated(on_poweroff=on_poweroff, vm_gone=gone) as (guest, _):
         sinks = Sinks()
         await guest.start(launch("sh", "-c", "echo last words; poweroff"))
-        assert await guest.follow(*sinks) == (Lost("the VM went away while the process ran"), Usage())
+        following = asyncio.create_task(guest.follow(*sinks))
+        await asyncio.sleep(0)
+        followed.set()
+        assert await following == (Lost("the VM went away while the process ran"), Usage())
+        assert off.is_set()
 
 
 async def test_a_stream_is_bounded_and_the_cut_is_told() -> None:
