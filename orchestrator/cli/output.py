@@ -3,37 +3,53 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
+
+class _Notes(Console):
+    """A console for what is going on. That nobody listens any more (`2>&1 | head`) is no reason to give a task up."""
+
+    def on_broken_pipe(self) -> None:
+        self.quiet = True
+        with Path(os.devnull).open("w") as nowhere:  # for what is still in the buffer
+            os.dup2(nowhere.fileno(), self.file.fileno())
+
+
 out = Console(highlight=False, soft_wrap=True)
-err = Console(stderr=True, highlight=False, soft_wrap=True)
+err = _Notes(stderr=True, highlight=False, soft_wrap=True)
 
 
 def fail(message: str, *, code: int = 1) -> SystemExit:
     """Say `message` on stderr; raise what is returned."""
+    message = printable_lines(message)
     err.print(f"[bold red]error[/] {_escape(message)}" if err.is_terminal else _escape(f"error: {message}"))
     return SystemExit(code)
 
 
 def say(line: str) -> None:
     """One plain line on stdout."""
-    out.print(_escape(line))
+    out.print(_escape(printable_lines(line)))
 
 
 def note(line: str) -> None:
     """One line on stderr: what is going on, never a result."""
-    err.print(_escape(line))
+    err.print(_escape(printable_lines(line)))
 
 
 def as_json(value: Any) -> None:
-    """`value` as JSON on stdout; datetimes in ISO 8601."""
-    json.dump(value, sys.stdout, indent=2, default=_plain, ensure_ascii=False)
+    """`value` as JSON on stdout, datetimes in ISO 8601.
+
+    In ASCII: names that come from a guest may be no UTF-8, or steer a terminal.
+    """
+    json.dump(value, sys.stdout, indent=2, default=_plain)
     sys.stdout.write("\n")
     sys.stdout.flush()
 

@@ -17,7 +17,7 @@ from orchestrator import bootstrap
 from orchestrator.cli import output, submission
 from orchestrator.cli.bars import StageLine
 from orchestrator.cli.entry import perform
-from orchestrator.cli.follow import follow
+from orchestrator.cli.follow import POLL_SECONDS, follow
 from orchestrator.domain.errors import RunnerLost
 from orchestrator.domain.outcome import PLATFORM_EXIT
 from orchestrator.domain.task import Entrypoint, TaskState, TraceProfile
@@ -29,7 +29,7 @@ from orchestrator.store import TaskRow
 
 ROOM_POLL_SECONDS = 0.5
 SETTLE_SECONDS = 10.0
-"""Between the runner's last write and what a reader sees, with room for a long last read of the logs."""
+"""Between the runner's last write and what a reader sees."""
 
 Results = Annotated[
     Path | None, typer.Option("--results", "-d", metavar="FOLDER", help="Where the outputs go; new or empty.")
@@ -108,18 +108,22 @@ async def _to_its_end(
     following = asyncio.create_task(follow(house, task.id, line, copy=copy), name="follow")
     try:
         await asyncio.wait({working, following}, return_when=asyncio.FIRST_COMPLETED)
-        if working.done():
-            await working
-        try:
-            ended = await asyncio.wait_for(following, SETTLE_SECONDS)
-        except TimeoutError:
-            raise RunnerLost(f"task {task.id} is not over, and this runner lost its lease: see mayfly show") from None
         await working
-        return ended
+        await _settled(house, task.id)
+        return await following  # which may take as long as the reader of our stdout does
     finally:
         for each in (working, following):
             each.cancel()
         await asyncio.gather(working, following, return_exceptions=True)
+
+
+async def _settled(house: bootstrap.House, task_id: str) -> None:
+    """Wait for the verdict to be seen. Raises RunnerLost when there is none: another runner has the task now."""
+    until = asyncio.get_running_loop().time() + SETTLE_SECONDS
+    while not (await house.store.tasks.get(task_id)).state.over:
+        if asyncio.get_running_loop().time() > until:
+            raise RunnerLost(f"task {task_id} is not over, and this runner lost its lease: see mayfly show")
+        await asyncio.sleep(POLL_SECONDS)
 
 
 async def _work(tools: Tools, task_id: str, line: StageLine) -> None:

@@ -106,7 +106,7 @@ def logs(
             while True:
                 for each in outputs:
                     await each.copy(row.attempt)
-                if row.state.over or not follow:
+                if row.state.over or not follow or all(each.closed for each in outputs):
                     return
                 await asyncio.sleep(POLL_SECONDS)
                 row = await house.store.tasks.get(row.id)
