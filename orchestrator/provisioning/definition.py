@@ -7,14 +7,12 @@ from pathlib import Path
 from typing import Annotated
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from orchestrator.domain.errors import NotFound, UserError
-from orchestrator.provisioning.quantities import size_in_bytes, time_in_seconds
+from orchestrator.provisioning.quantities import Size, Time
 from orchestrator.settings import data_root
 
-Size = Annotated[int, BeforeValidator(size_in_bytes)]
-Time = Annotated[float, BeforeValidator(time_in_seconds)]
 Word = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9@._:+-]*$")]
 
 

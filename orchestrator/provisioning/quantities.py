@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import re
+from typing import Annotated
+
+from pydantic import BeforeValidator
 
 _SIZE = re.compile(r"(\d+)\s*([KMGT])(?:i?B)?", re.IGNORECASE)
 _TIME = re.compile(r"(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m)?(?:(\d+(?:\.\d+)?)s)?")
@@ -36,3 +39,7 @@ def time_in_seconds(value: object) -> float:
     if not 0 < seconds < float("inf"):
         raise ValueError("expected a time of more than 0, such as 90s, 15m or 2h")
     return seconds
+
+
+Size = Annotated[int, BeforeValidator(size_in_bytes)]
+Time = Annotated[float, BeforeValidator(time_in_seconds)]

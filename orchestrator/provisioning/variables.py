@@ -1,4 +1,4 @@
-"""The variables of a pool, as operators write them, checked. inventories/local explains each."""
+"""The variables of a pool, as operators write them, checked. docs/reference/pools.md explains each."""
 
 from __future__ import annotations
 
@@ -7,19 +7,17 @@ import re
 from collections.abc import Mapping
 from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from orchestrator.domain.errors import InvalidPool
 from orchestrator.domain.pool import Pool
-from orchestrator.provisioning.quantities import size_in_bytes, time_in_seconds
+from orchestrator.provisioning.quantities import Size, Time
 
 PREFIX = "mayfly_"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 _UNSAID: Any = None  # never seen: only what an inventory said is passed on. A null that it said is an error
 
-Size = Annotated[int, BeforeValidator(size_in_bytes)]
-Time = Annotated[float, BeforeValidator(time_in_seconds)]
 Name = Annotated[str, Field(min_length=1, max_length=128)]
 Count = Annotated[int, Field(strict=True, ge=1)]
 
