@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
+import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,24 +14,34 @@ import pytest
 from tests.driver import Mayfly
 
 
-@pytest.fixture
-def mayfly(tmp_path: Path) -> Iterator[Mayfly]:
-    """An empty home with a local cloud of no machines."""
-    mayfly = Mayfly({"MAYFLY_HOME": str(tmp_path / "home"), "ONE_XMLRPC": "", "ONE_AUTH": ""})
+@pytest.fixture(scope="module")
+def mayfly(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mayfly]:
+    """A home with a local cloud of no machines, shared by the tests: a refusal leaves nothing behind in it."""
+    home = tmp_path_factory.mktemp("refusals") / "home"
+    mayfly = Mayfly({"MAYFLY_HOME": str(home), "ONE_XMLRPC": "", "ONE_AUTH": ""})
     started = mayfly("cloud", "start", "--hypervisor", "simulated")
     assert started.exit_code == 0, started.stderr
     yield mayfly
     assert mayfly("cloud", "stop").exit_code == 0
 
 
+def tasks(mayfly: Mayfly) -> list[str]:
+    """Every task's row, straight from the home's database."""
+    with contextlib.closing(sqlite3.connect(mayfly.home / "mayfly.db")) as database:
+        if not database.execute("select 1 from sqlite_master where name = 'tasks'").fetchall():
+            return []
+        return [row[0] for row in database.execute("select id from tasks order by id")]
+
+
 def refused(mayfly: Mayfly, *words: str | Path, names: tuple[str, ...], exit_code: int = 125) -> None:
     """The command fails with every one of `names` in its message, and no task was made."""
+    before = tasks(mayfly)
     done = mayfly(*words)
     assert done.exit_code == exit_code, done.stdout + done.stderr
     for name in names:
         assert name in done.stderr
     assert "Traceback" not in done.stderr
-    assert mayfly("list", "--json").json() == []
+    assert tasks(mayfly) == before
 
 
 def test_an_unknown_pool(mayfly: Mayfly) -> None:
@@ -38,6 +50,11 @@ def test_an_unknown_pool(mayfly: Mayfly) -> None:
 
 def test_a_missing_input(mayfly: Mayfly) -> None:
     refused(mayfly, "run", "-i", "/no/such/file", "--", "true", names=("input", "/no/such/file"))
+
+
+@pytest.mark.parametrize("source", ["", ":data"])
+def test_an_input_that_is_an_unset_variable(mayfly: Mayfly, source: str) -> None:
+    refused(mayfly, "run", "-i", source, "--", "true", names=("input", "names no file", "SRC:DEST"))
 
 
 def test_an_input_that_is_a_socket(mayfly: Mayfly, tmp_path: Path) -> None:
@@ -100,7 +117,7 @@ def test_an_image_that_was_never_built(mayfly: Mayfly) -> None:
     assert done.exit_code == 125
     assert "debian-12" in done.stderr
     assert "mayfly image build debian-12" in done.stderr
-    [task] = mayfly("list", "--json").json()
+    task = mayfly("list", "--json").json()[0]
     assert task["state"] == "FAILED"
     assert mayfly("vm", "list", "--json").json() == []
 
