@@ -11,6 +11,8 @@ from typer.core import TyperCommand, TyperGroup
 
 from orchestrator import __version__, log
 from orchestrator.cli import output
+from orchestrator.cli.entry import USER_ERROR_EXIT
+from orchestrator.domain.outcome import PLATFORM_EXIT
 
 _COMMANDS = {
     "run": "run:run",
@@ -36,6 +38,18 @@ _COMMANDS = {
 _TAKES_A_COMMAND = ("run", "submit")
 
 
+class _Run(TyperCommand):
+    """Options that are wrong end `mayfly run` as its other refusals do: 2 may be the job's own exit status."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        try:
+            return super().parse_args(ctx, args)
+        except Exception as refusal:
+            if getattr(refusal, "exit_code", 0) == USER_ERROR_EXIT:
+                vars(refusal)["exit_code"] = PLATFORM_EXIT
+            raise
+
+
 class _Commands(TyperGroup):
     """The table, looked up when needed: `mayfly list` does not wait for what `mayfly run` imports."""
 
@@ -52,7 +66,8 @@ class _Commands(TyperGroup):
         else:
             alone = typer.Typer(add_completion=False)
             settings = {"allow_interspersed_args": False} if cmd_name in _TAKES_A_COMMAND else {}
-            alone.command(cmd_name, cls=TyperCommand, context_settings=settings)(found)
+            kind = _Run if cmd_name == "run" else TyperCommand
+            alone.command(cmd_name, cls=kind, context_settings=settings)(found)
             command = typer.main.get_command(alone)
         command.name = cmd_name
         return command

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from enum import StrEnum
 from typing import Annotated
 
 import typer
@@ -13,12 +14,20 @@ from orchestrator.cli.entry import perform
 from orchestrator.cli.submission import AsJson
 from orchestrator.settings import Settings
 
+
+class Behind(StrEnum):
+    """What the cloud's machines are."""
+
+    QEMU = "qemu"
+    SIMULATED = "simulated"
+
+
 app = typer.Typer(no_args_is_help=True, help="The embedded local cloud of this home.")
 
 
 @app.command()
 def start(
-    hypervisor: Annotated[str, typer.Option(help="qemu, or simulated: no machines, for tests of the client.")] = "qemu",
+    hypervisor: Annotated[Behind, typer.Option(help="simulated: no machines, for tests of the client.")] = Behind.QEMU,
     as_json: AsJson = False,
 ) -> None:
     """Start it, in the background. Running already is fine."""

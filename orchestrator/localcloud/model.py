@@ -271,8 +271,7 @@ class History:
 @dataclass(slots=True)
 class Vm(Owned):
     """`template` is TEMPLATE, `user_template` USER_TEMPLATE. `pending` names what a worker does to it just now (an
-    image id for disksaveas), `missed` since when (Unix) its machine was found dead. `samples` are its newest monitoring
-    records."""
+    image id for disksaveas). `samples` are its newest monitoring records."""
 
     kind: ClassVar[str] = "virtual machine"
     auth_name: ClassVar[str] = "VM"

@@ -2,7 +2,7 @@
 
 Ids differ between the two servers: each id that a recorded reply gave is mapped to the one that the other server gave,
 in arguments, in template text and in messages. Times, hashes and the like are not compared; names, nesting and order of
-XML elements are, and the values of those that do not depend on the machine (`_SAME_VALUE`).
+XML elements are, and the values of those that do not depend on the machine (all but `UNCOMPARED`).
 
 The recording is not gapless: it keeps one example of a request, and not the polling between. So before a request the
 other server's VM is waited for until it is in the state that the recording shows or names; and a `Bridge` is a request

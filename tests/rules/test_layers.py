@@ -1,4 +1,4 @@
-"""`make check` notices a broken layer: a copy of the tree with a violation planted in it fails, the bare copy passes."""
+"""`make check` notices a broken layer: a copy of the tree with a violation in it fails, the bare copy passes."""
 
 from __future__ import annotations
 

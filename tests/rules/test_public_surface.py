@@ -53,3 +53,9 @@ def test_a_listing_imports_neither_cloud_nor_guest() -> None:
     )
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert shown.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("wrong", [["--timeout", "soon"], ["--no-such-option"], ["--entrypoint", "none"]])
+def test_wrong_options_of_run_are_no_exit_status_of_a_job(wrong: list[str]) -> None:
+    assert CliRunner().invoke(app, ["run", *wrong, "--", "true"]).exit_code == 125
+    assert CliRunner().invoke(app, ["submit", *wrong, "--", "true"]).exit_code == 2
