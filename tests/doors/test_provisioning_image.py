@@ -258,7 +258,7 @@ async def test_a_cancelled_playbook_is_ended(tools, cloud, tell, tmp_path):
     mark = tmp_path / "started"
     (tmp_path / "play.yml").write_text(
         "- hosts: all\n  gather_facts: false\n  connection: local\n  tasks:\n"
-        f"    - ansible.builtin.raw: touch {mark}; sleep 987654\n"
+        f"    - ansible.builtin.raw: touch {mark}; sleep 120\n"
     )
     build = asyncio.create_task(BaseImages(tools).build("small", tell))
     async with asyncio.timeout(60):
