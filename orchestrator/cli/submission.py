@@ -51,12 +51,18 @@ _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 def parse_input(text: str) -> InputSpec:
     """`SRC[:DEST]`; DEST defaults to SRC's last name. A colon in a path that exists belongs to the path.
 
+    Raises InvalidTask when SRC is empty, as an unset variable of a shell is: it would be the whole current folder.
+
     >>> parse_input("/data/set:cohort").dest
     'cohort'
     """
     source, dest = text, ""
     if not Path(text).expanduser().exists() and ":" in text:
         source, dest = text.rsplit(":", 1)
+    if not source:
+        raise InvalidTask(
+            "input", f"{text!r} names no file or folder", "write SRC or SRC:DEST; the current folder is ."
+        )
     path = Path(source).expanduser().absolute()
     return InputSpec(source=str(path), dest=dest or path.resolve().name)
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 import difflib
 import math
 import re
+import shlex
 from collections.abc import Iterator, Mapping
 
 from orchestrator.decide.entrypoint import TASK_OUT, argv_of
@@ -14,10 +15,11 @@ from orchestrator.domain.errors import InvalidTask
 from orchestrator.domain.pool import Pool
 from orchestrator.domain.task import Limits, TaskSpec
 
-LONGEST_WORD = 128 * 1024 - 1
-"""Bytes of one argument or variable: MAX_ARG_STRLEN of Linux, less its closing NUL (execve(2))."""
-LONGEST_COMMAND = 1024 * 1024
-"""Bytes of all arguments and variables together: half of what execve(2) takes with the usual stack limit of 8 MiB."""
+LONGEST_COMMAND = 100_000
+"""Bytes of all arguments and variables together, quoted as for a shell within a shell: they travel to the guest in one
+such argument, with what starts them."""
+LEAST_MEMORY = 16 * 2**20
+"""Bytes, with which a small process can start: the shell that starts it, and strace beside it, count as its own."""
 LONGEST_TITLE = 200
 LONGEST_NAME = 255
 LONGEST_PATH = 4000
@@ -67,21 +69,14 @@ def _name(name: str) -> Iterator[InvalidTask]:
 
 
 def _words(spec: TaskSpec) -> Iterator[InvalidTask]:
-    total = 0
     for number, word in enumerate(spec.command, 1):
         if "\0" in word:
             yield InvalidTask("command", f"word {number} has a NUL in it", "no program can be given one; remove it")
-        size = _bytes(word)
-        total += size
-        if size > LONGEST_WORD:
-            yield InvalidTask("command", f"word {number} has {size} bytes", "put it in a file, and give that with -i")
-    for name, value in spec.environment.items():
-        size = _bytes(name) + _bytes(value) + 1
-        total += size
-        if size > LONGEST_WORD:
-            yield InvalidTask("env", f"{name!r} has {size} bytes", "put it in a file, and give that with -i")
+    variables = (f"{name}={value}" for name, value in spec.environment.items())
+    total = _bytes(shlex.quote(shlex.join([*spec.command, *variables])))
     if total > LONGEST_COMMAND:
-        yield InvalidTask("command", f"has {total} bytes with its environment", "put long lists in a file, with -i")
+        problem = f"has {total} bytes with its environment, quoted; at most {LONGEST_COMMAND} can be sent"
+        yield InvalidTask("command", problem, "put long words and lists in a file, and give that with -i")
 
 
 def _bytes(text: str) -> int:
@@ -166,6 +161,8 @@ def _limits(limits: Limits, pool: Pool) -> Iterator[InvalidTask]:
                 "timeout", f"is {seconds:g} s, above the {most} s of pool {pool.name}", f"give at most {most}"
             )
     yield from _amount("memory", limits.memory_bytes, pool.process_memory_bytes, "bytes", pool)
+    if limits.memory_bytes is not None and 0 < limits.memory_bytes < LEAST_MEMORY:
+        yield InvalidTask("memory", f"is {limits.memory_bytes} bytes", f"give at least {LEAST_MEMORY}")
     yield from _amount("processes", limits.processes, pool.max_processes, "processes", pool)
 
 

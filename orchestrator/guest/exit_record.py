@@ -36,15 +36,16 @@ def outcome_of(record: dict[str, str], launch: Launch) -> Outcome:
     result, code, status = (record.get(key, "") for key in ("result", "code", "status"))
     if not result:
         raise StepFailed("the exit record cannot be read")
-    if "launched" not in record:
+    ran_too_long = result == "timeout" and _ran_too_long(record, launch)
+    if "launched" not in record and not ran_too_long:
         raise LaunchFailed(f"systemd did not start the process: result {result}, {code} {status}")
     oom_kills = record.get("oom_kill", "0")
     if result == "oom-kill" or (_number(oom_kills) and int(oom_kills) > 0):
         return OutOfMemory(launch.memory_bytes)
+    if ran_too_long:
+        return TimedOut(launch.timeout_seconds)
     if "traced" not in record:
         raise LaunchFailed(f"strace did not start the process: result {result}, {code} {status}; its stderr says why")
-    if result == "timeout" and _ran_too_long(record, launch):
-        return TimedOut(launch.timeout_seconds)
     match code:
         case "exited" if _number(status) and int(status) < 256:
             return Exited(int(status))

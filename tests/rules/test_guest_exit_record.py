@@ -41,6 +41,9 @@ def lived(seconds: float) -> dict[str, str]:
         (record("timeout", "killed", "TERM", **lived(2.1)), TimedOut(2.0)),
         (record("timeout", "exited", "0", **lived(2.0)), TimedOut(2.0)),
         (record("timeout", "killed", "KILL"), TimedOut(2.0)),
+        # its time was so short that it was over before strace, or our shell, had begun
+        ({"result": "timeout", "code": "killed", "status": "TERM"}, TimedOut(2.0)),
+        ({"result": "timeout", "code": "killed", "status": "TERM", "launched": "yes"}, TimedOut(2.0)),
         # it had ended by itself, and a child that it left behind had to be killed
         (record("timeout", "exited", "0", **lived(0.1)), Exited(0)),
         # it was stopped before its time, and resisted

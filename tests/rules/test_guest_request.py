@@ -12,9 +12,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from orchestrator.decide.validation import LONGEST_COMMAND
+from orchestrator.domain.task import TraceProfile
 from orchestrator.guest import DEFAULT_ENVIRONMENT, Launch, LaunchFailed
-from orchestrator.guest.launch import RUN_DIRECTORY, start_request
+from orchestrator.guest.launch import RUN_DIRECTORY, TRACE_PATH, start_request
 from orchestrator.guest.wire import request, script
+from orchestrator.trace.command import traced
 
 WORDS = st.text(st.characters(blacklist_characters="\0", blacklist_categories=["Cs"]), max_size=20)
 NAMES = st.from_regex(r"[A-Za-z_][A-Za-z0-9_]{0,8}", fullmatch=True)
@@ -88,6 +91,14 @@ def test_a_request_has_one_first_line_and_a_bound() -> None:
         start_request(plain(("x" * 120_000,)))
     first = start_request(plain(("x",))).split("\n")[0]
     assert shlex.split(first)[:3] == ["set", "--", "mayfly-start"]
+
+
+@pytest.mark.parametrize("word", ["x", "'", "é", "\n"])
+def test_the_longest_command_that_is_valid_fits_into_a_request(word: str) -> None:
+    argv = ("python3", "/task/in/script.py", word)
+    while len(shlex.quote(shlex.join(argv)).encode()) < LONGEST_COMMAND:
+        argv = (*argv[:-1], argv[-1] + word * 50)
+    start_request(plain(argv, trace=traced(TraceProfile.AUDIT, output=TRACE_PATH)))
 
 
 @pytest.mark.parametrize("shell", ["dash", "bash"])
