@@ -205,6 +205,13 @@ def test_the_local_clouds_calls_knobs_and_faults() -> None:
     assert set(first_names(page, "Faults")) == {*Faults.KINDS, "stall_scheduler", "clear"}
 
 
+def test_the_calls_that_an_opennebula_gets() -> None:
+    sources = "\n".join(path.read_text() for path in (ROOT / "orchestrator" / "opennebula").glob("*.py"))
+    made = {each for each in re.findall(r'"([a-z]+\.[a-z]+)"', sources) if f"one.{each}" in CALLS}
+    page = DOCS / "howto" / "use-your-opennebula.md"
+    assert {each for row in rows(page, "What Mayfly calls") for each in spans(row[1])} == made
+
+
 def test_every_promise_names_tests_that_exist_or_is_pending() -> None:
     for row in rows(DOCS / "promises.md"):
         named = [ROOT / span for span in spans(row[1])]
