@@ -22,7 +22,6 @@ from orchestrator.decide.reap import (
     SeenVm,
     reap,
 )
-from orchestrator.decide.retry import GiveUp, after_failure
 from orchestrator.domain.outcome import Reason
 from orchestrator.domain.pool import Pool
 from orchestrator.domain.vm import VmState
@@ -175,8 +174,3 @@ POOL = Pool(name="small", image="debian-12", cpus=2, memory_bytes=2**30, max_vms
 )
 def test_a_task_starts_or_there_is_a_reason(room: Room, reason: Reason | None) -> None:
     assert why_not_start(POOL, room) is reason
-
-
-@pytest.mark.parametrize("reason", Reason)
-def test_nothing_is_tried_twice(reason: Reason) -> None:
-    assert after_failure(reason, 1, NOW) == GiveUp(reason)
