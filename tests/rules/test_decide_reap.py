@@ -1,4 +1,4 @@
-"""What upkeep closes, and what it leaves alone; what may start, and what is not tried again."""
+"""What upkeep closes, and what it leaves alone; what may start."""
 
 from __future__ import annotations
 
