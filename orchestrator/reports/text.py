@@ -45,7 +45,8 @@ def _attempt_lines(attempt: dict[str, Any]) -> Iterator[str]:
     logs = [
         f"{log['name']} {log['bytes']} B{' (cut)' if log['cut'] else ''}" for log in attempt["logs"] if log["bytes"]
     ]
-    yield "  logs          " + ", ".join(logs)
+    if logs:
+        yield f"  logs          {', '.join(logs)}"
     if attempt["machine"].get("cut"):
         yield f"  cut           more was written than was taken of: {', '.join(attempt['machine']['cut'])}"
     for entry in (attempt["outputs"] or {"files": []})["files"]:
