@@ -7,7 +7,7 @@ import difflib
 import math
 import re
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 from orchestrator.decide.entrypoint import TASK_OUT, argv_of
 from orchestrator.decide.outputs import parts
@@ -160,16 +160,26 @@ def _limits(limits: Limits, pool: Pool) -> Iterator[InvalidTask]:
             yield InvalidTask(
                 "timeout", f"is {seconds:g} s, above the {most} s of pool {pool.name}", f"give at most {most}"
             )
-    yield from _amount("memory", limits.memory_bytes, pool.process_memory_bytes, "bytes", pool)
-    if limits.memory_bytes is not None and 0 < limits.memory_bytes < LEAST_MEMORY:
-        yield InvalidTask("memory", f"is {limits.memory_bytes} bytes", f"give at least {LEAST_MEMORY}")
-    yield from _amount("processes", limits.processes, pool.max_processes, "processes", pool)
+    yield from _amount("memory", limits.memory_bytes, LEAST_MEMORY, pool.process_memory_bytes, _size, pool)
+    yield from _amount("processes", limits.processes, 1, pool.max_processes, lambda n: f"{n} processes", pool)
 
 
-def _amount(field: str, asked: int | None, most: int, unit: str, pool: Pool) -> Iterator[InvalidTask]:
+def _amount(
+    field: str, asked: int | None, least: int, most: int, shown: Callable[[int], str], pool: Pool
+) -> Iterator[InvalidTask]:
     if asked is None:
         return
-    if asked <= 0:
-        yield InvalidTask(field, f"is {asked}", f"give a number of {unit} above 0")
+    if asked < least:
+        yield InvalidTask(field, f"is {shown(asked)}", f"give at least {shown(least)}")
     elif asked > most:
-        yield InvalidTask(field, f"is {asked}, above the {most} {unit} of pool {pool.name}", f"give at most {most}")
+        problem = f"is {shown(asked)}, above the {shown(most)} of pool {pool.name}"
+        yield InvalidTask(field, problem, f"give at most {shown(most)}")
+
+
+def _size(count: int) -> str:
+    """As `--memory` takes it: in whole MiB, rounded down, or in bytes when it is less than one.
+
+    >>> _size(384 * 2**20)
+    '384M'
+    """
+    return f"{count >> 20}M" if count >= 2**20 else str(count)
