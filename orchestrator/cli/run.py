@@ -19,7 +19,7 @@ from orchestrator.cli.bars import StageLine
 from orchestrator.cli.entry import perform
 from orchestrator.cli.follow import POLL_SECONDS, follow
 from orchestrator.domain.errors import RunnerLost
-from orchestrator.domain.outcome import PLATFORM_EXIT
+from orchestrator.domain.outcome import PLATFORM_EXIT, Reason
 from orchestrator.domain.task import Entrypoint, TaskState, TraceProfile
 from orchestrator.reports.task import report_of
 from orchestrator.runner.loop import claim, work_on
@@ -28,6 +28,7 @@ from orchestrator.settings import Settings
 from orchestrator.store import TaskRow
 
 ROOM_POLL_SECONDS = 0.5
+CONSOLE_LINES = 30
 SETTLE_SECONDS = 10.0
 """Between the runner's last write and what a reader sees."""
 
@@ -80,10 +81,20 @@ def run(
             if as_json:
                 output.as_json(await report_of(house.store, house.artifacts, task))
             else:
+                if task.reason is Reason.UNREACHABLE:
+                    await _show_console(house, task)
                 output.note(f"{task.id}: {task.state.lower()}: {task.message}")
             return PLATFORM_EXIT if task.exit_code is None else task.exit_code
 
     raise SystemExit(perform(work(), failure_exit=PLATFORM_EXIT))
+
+
+async def _show_console(house: bootstrap.House, task: TaskRow) -> None:
+    """The last lines that a machine which never answered wrote to its console."""
+    text = await asyncio.to_thread(house.artifacts.log(task.id, task.attempt, "console").read)
+    lines = output.printable_lines(text.decode(errors="replace")).strip().split("\n")[-CONSOLE_LINES:]
+    if lines != [""]:
+        output.note("\n".join(["the machine's console:", *lines]))
 
 
 @asynccontextmanager
