@@ -28,11 +28,11 @@ _T = TypeVar("_T")
 _Session = asyncssh.SSHServerProcess[bytes]
 _CHUNK = 1 << 16
 
-Answer = Callable[[_Session], Awaitable[None]]
+Answer = Callable[["SimulatedGuest", _Session], Awaitable[None]]
 """What a guest does about a request, on the loop that all guests share. When it returns, the status is 0."""
 
 
-async def never(session: _Session) -> None:
+async def never(guest: SimulatedGuest, session: _Session) -> None:
     """The Answer that does not come."""
     await asyncio.Event().wait()
 
@@ -101,9 +101,9 @@ class SimulatedGuest:
         try:
             match words:
                 case [verb, *_] if verb in self._answers:
-                    await self._answers[verb](session)
+                    await self._answers[verb](self, session)
                 case ["mayfly-facts"]:
-                    session.stdout.write(self._facts().encode())
+                    session.stdout.write(self.facts().encode())
                 case ["mayfly-probe", *_]:
                     session.stdout.write(self._probes().encode())
                 case ["mayfly-stage-in"]:
@@ -124,7 +124,8 @@ class SimulatedGuest:
         except (asyncssh.Error, OSError, asyncio.IncompleteReadError):
             session.close()
 
-    def _facts(self) -> str:
+    def facts(self) -> str:
+        """A sound guest's answer to mayfly-facts."""
         programs = ("strace", "python3", "tar", "systemd-run", "sha256sum", "xargs", "find", "mkfifo")
         lines = [
             *(f"program={program}" for program in programs),
@@ -165,7 +166,8 @@ class SimulatedGuest:
         if self._server:
             self._server.close()
         await self._drop()
-        await asyncio.to_thread(self._on_poweroff)
+        # Not in a thread of the loop's: it may be this that closes the last guest, and with it the loop.
+        threading.Thread(target=self._on_poweroff, daemon=True).start()
 
     async def _attend(self, session: _Session, token: str, offsets: list[int], limit: int) -> None:
         scenario = self._scenario
