@@ -9,13 +9,13 @@ from typing import Annotated
 
 import typer
 
-from orchestrator.bootstrap import open_house
+from orchestrator.bootstrap import load_pools, open_house
 from orchestrator.cli import output
 from orchestrator.cli.entry import perform
 from orchestrator.cli.follow import POLL_SECONDS, Output
 from orchestrator.cli.submission import AsJson
 from orchestrator.domain.task import TaskState
-from orchestrator.reports.task import report_of
+from orchestrator.reports.task import report_of, waits_for
 from orchestrator.reports.text import lines
 from orchestrator.settings import Settings
 
@@ -75,7 +75,11 @@ def show(task: TaskId, as_json: AsJson = False) -> None:
 
     async def work() -> None:
         async with open_house(settings) as house:
-            report = await report_of(house.store, house.artifacts, await house.store.tasks.get(task))
+            row = await house.store.tasks.get(task)
+            waiting = None
+            if row.state is TaskState.QUEUED:
+                waiting = await waits_for(house.store, row, await load_pools(settings), now=datetime.now(UTC))
+            report = await report_of(house.store, house.artifacts, row, waiting=waiting)
         if as_json:
             output.as_json(report)
             return

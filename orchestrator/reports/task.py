@@ -7,19 +7,37 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from datetime import datetime
 from typing import Any
 
 from orchestrator.artifacts import Artifacts, Log, LogName, Tree
+from orchestrator.decide.admission import Room, why_not_start
+from orchestrator.domain.pool import Pool
+from orchestrator.domain.task import TaskState
 from orchestrator.store import AttemptRow, EventKind, Store, TaskRow, VmRow
 from orchestrator.trace.summary import Summary, summarize
 
 Report = dict[str, Any]
 
 
-async def report_of(store: Store, artifacts: Artifacts, task: TaskRow) -> Report:
-    """The whole report. Keys: id, name, state, reason, message, exit_code, pool, command, inputs, outputs (patterns),
-    submitted_at, started_at, finished_at, attempts (see `_attempt`), notes: docs/reference/report.md explains each."""
+async def waits_for(store: Store, task: TaskRow, pools: Mapping[str, Pool], *, now: datetime) -> str | None:
+    """Why a task that is QUEUED does not run yet, in words; None: it does not wait, or its turn comes now."""
+    if task.state is not TaskState.QUEUED:
+        return None
+    pool = pools.get(task.spec.pool)
+    if pool is None:
+        return f"the inventory has no pool {task.spec.pool!r} any more"
+    open_vms = sum(vm.pool == pool.name for vm in await store.vms.open())
+    if why_not_start(pool, Room(open_vms)) is not None:
+        return f"no room: pool {pool.name} may have {pool.max_vms} machines, and has {open_vms}"
+    if not any(pool.name in runner.pools for runner in await store.runners.alive(now=now)):
+        return "no runner is alive for its pool: start one with mayfly up"
+    return None
+
+
+async def report_of(store: Store, artifacts: Artifacts, task: TaskRow, *, waiting: str | None = None) -> Report:
+    """The whole report, as docs/reference/report.md explains it; `waiting` is what `waits_for` said."""
     vms = {vm.id: vm for vm in await store.vms.of_task(task.id)}
     attempts = [
         await asyncio.to_thread(_attempt, attempt, vms.get(attempt.vm_id or ""), artifacts)
@@ -38,6 +56,7 @@ async def report_of(store: Store, artifacts: Artifacts, task: TaskRow) -> Report
         "stage": task.stage,
         "reason": task.reason,
         "message": task.message,
+        "waits_for": waiting,
         "exit_code": task.exit_code,
         "cancel_requested_at": task.cancel_requested_at,
         "pool": spec.pool,

@@ -13,6 +13,8 @@ def lines(report: Report) -> Iterator[str]:
     name = f" ({report['name']})" if report["name"] else ""
     yield f"task      {report['id']}{name}"
     yield f"state     {report['state']}" + (f", {report['stage']}" if report["stage"] else "") + _because(report)
+    if report["waits_for"]:
+        yield f"waits     {report['waits_for']}"
     yield f"command   {' '.join(_shown(word) for word in report['command'])}"
     yield f"pool      {report['pool']}, entry point {report['entrypoint']}, trace {report['trace_profile']}"
     for each in report["inputs"]:
