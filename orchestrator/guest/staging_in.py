@@ -117,7 +117,24 @@ async def send_tree(process: Process, entries: Sequence[InputEntry], progress: P
 
 
 async def _archive(entries: Sequence[InputEntry]) -> AsyncGenerator[tuple[bytes, int], None]:
-    """The tar archive in pieces of bounded size, each with the count of bytes of content in it.
+    """The tar archive in pieces of about CHUNK, each with the count of bytes of content in it.
+
+    Many small files go as few large pieces: each piece is a packet of SSH's, and a flood of tiny packets makes an
+    emulated network drop some of them, and then stand still.
+    """
+    gathered, content = bytearray(), 0
+    async with aclosing(_pieces(entries)) as pieces:
+        async for piece, of_content in pieces:
+            gathered += piece
+            content += of_content
+            if len(gathered) >= CHUNK:
+                yield bytes(gathered), content
+                gathered, content = bytearray(), 0
+    yield bytes(gathered), content
+
+
+async def _pieces(entries: Sequence[InputEntry]) -> AsyncGenerator[tuple[bytes, int], None]:
+    """The tar archive bit by bit, each with the count of bytes of content in it.
 
     Directories first and links last: nothing is written through a link, wherever it leads.
     """
