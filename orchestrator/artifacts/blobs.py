@@ -10,7 +10,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-from orchestrator.artifacts.disk import fresh_file, full_told, make_folder, sync_folder, write_all
+from orchestrator.artifacts.disk import fresh_file, full_told, make_folder, sync_folder, write_bulk
 from orchestrator.domain.errors import PlatformError
 
 CHUNK = 1 << 20
@@ -30,7 +30,7 @@ class BlobWriter:
     def write(self, data: bytes) -> None:
         """Raises HostDiskFull."""
         with full_told():
-            write_all(self._fd, data)
+            write_bulk(self._fd, data)
         self._hash.update(data)
         self.size += len(data)
 

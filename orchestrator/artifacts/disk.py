@@ -13,6 +13,10 @@ from typing import ParamSpec, TypeVar
 
 from orchestrator.domain.errors import HostDiskFull
 
+RESERVE_BYTES = 64 * 2**20
+"""What a process's prints and outputs leave free, or a tenth of a small disk: the database lies beside them, and must
+still take the verdict."""
+
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
@@ -54,6 +58,15 @@ def write_all(fd: int, data: bytes) -> None:
     view = memoryview(data)
     while view:
         view = view[os.write(fd, view) :]
+
+
+def write_bulk(fd: int, data: bytes) -> None:
+    """`write_all`, of what may be large. Raises HostDiskFull, and writes nothing, when that would use the reserve."""
+    disk = os.fstatvfs(fd)
+    free, reserve = disk.f_bavail * disk.f_frsize, min(RESERVE_BYTES, disk.f_blocks * disk.f_frsize // 10)
+    if free < reserve + len(data):
+        raise HostDiskFull(f"no space left on this machine but a reserve of {reserve} bytes for Mayfly's own records")
+    write_all(fd, data)
 
 
 def write_whole(path: Path, data: bytes, *, scratch: Path) -> None:

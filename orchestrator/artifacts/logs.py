@@ -7,7 +7,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from orchestrator.artifacts.disk import full_told, in_thread, make_folder, write_all, write_whole
+from orchestrator.artifacts.disk import full_told, in_thread, make_folder, write_bulk, write_whole
 
 DEFAULT_LIMIT_BYTES = 1 << 30
 _READ_BYTES = 1 << 20
@@ -96,7 +96,7 @@ class LogWriter(Log):
         make_folder(self.path.parent)
         fd = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         try:
-            write_all(fd, data)
+            write_bulk(fd, data)
         except OSError:
             os.ftruncate(fd, self._kept)  # all or nothing: the next try begins at `offset`
             raise

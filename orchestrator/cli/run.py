@@ -18,7 +18,7 @@ from orchestrator.cli import output, submission
 from orchestrator.cli.bars import StageLine
 from orchestrator.cli.entry import perform
 from orchestrator.cli.follow import POLL_SECONDS, follow
-from orchestrator.domain.errors import RunnerLost
+from orchestrator.domain.errors import MayflyError, RunnerLost
 from orchestrator.domain.outcome import PLATFORM_EXIT, Reason
 from orchestrator.domain.task import Entrypoint, TaskState, TraceProfile
 from orchestrator.reports.task import report_of
@@ -155,14 +155,20 @@ def _cancel_on_interrupt(house: bootstrap.House, task_id: str, line: StageLine) 
     """The first Ctrl-C or SIGTERM asks for the cancel; the second gives up waiting for it."""
     loop = asyncio.get_running_loop()
     current = asyncio.current_task()
-    asked: list[asyncio.Task[TaskRow]] = []
+    asked: list[asyncio.Task[None]] = []
+
+    async def ask() -> None:
+        try:
+            await house.store.tasks.request_cancel(task_id, now=datetime.now(UTC))
+        except MayflyError as trouble:
+            line.show(f"the cancel could not be written down: {trouble}")
 
     def told() -> None:
         if asked and current is not None:
             current.cancel()
             return
         line.show("canceling; once more to leave at once")
-        asked.append(asyncio.ensure_future(house.store.tasks.request_cancel(task_id, now=datetime.now(UTC))))
+        asked.append(asyncio.ensure_future(ask()))
 
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, told)
