@@ -42,7 +42,7 @@ async def run_attempt(task: TaskRow, tools: Tools, progress: Progress) -> Verdic
             await progress.during(Stage.STAGING_IN, stage_in(guest, task, tools, progress))
             outcome = await progress.executing(execute(guest, machine, task, tools, progress))
             missing = await progress.staging_out(stage_out(guest, task, outcome, tools, progress))
-        verdict = stopped(outcome) if progress.cancel_requested else judge(outcome, missing_outputs=missing)
+            verdict = stopped(outcome) if progress.cancel_requested else judge(outcome, missing_outputs=missing)
     except LeaseLost:
         _log.warning("the lease was lost: another runner answers for this task")
         return None

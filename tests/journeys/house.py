@@ -13,7 +13,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -238,7 +238,9 @@ async def make_house(home: Path) -> AsyncIterator[House]:
     hypervisor = SimulatedHypervisor(guest=guests)
     guests.power_off = hypervisor.power_off
     async with AsyncExitStack() as opened:
-        far = await asyncio.to_thread(opened.enter_context, _closing(settings, hypervisor, guests))
+        far_side = ExitStack()
+        opened.push_async_callback(asyncio.to_thread, far_side.close)
+        far = await asyncio.to_thread(far_side.enter_context, _closing(settings, hypervisor, guests))
         house = await opened.enter_async_context(bootstrap.open_house(settings))
         cloud = Cloud(far.url, far.session, timeout=10, patience=3, poll_seconds=0.01)
         await opened.enter_async_context(cloud)
@@ -261,12 +263,12 @@ async def make_house(home: Path) -> AsyncIterator[House]:
 
 @contextmanager
 def _closing(settings: Settings, hypervisor: SimulatedHypervisor, guests: Guests) -> Iterator[LocalCloud]:
-    try:
-        with LocalCloud(settings.cloud_home, hypervisor=hypervisor, knobs=KNOBS) as far:
+    with LocalCloud(settings.cloud_home, hypervisor=hypervisor, knobs=KNOBS) as far:
+        try:
             yield far
+        finally:
             guests.let_go()
-    finally:
-        hypervisor.close()
+            hypervisor.close()
 
 
 async def promote(cloud: Cloud, folder: Path, name: str = "small") -> int:

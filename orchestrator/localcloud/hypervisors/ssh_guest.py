@@ -51,6 +51,7 @@ class SimulatedGuest:
         self._on_poweroff = on_poweroff
         self._answers = answers or {}
         self._connections: set[asyncssh.SSHServerConnection] = set()
+        self._serving: set[asyncio.Task[Any] | None] = set()
         self._server: asyncssh.SSHAcceptor | None = None
         self._token = ""
         self._scenario: Scenario | None = None
@@ -87,6 +88,9 @@ class SimulatedGuest:
         if self._scenario:
             self._scenario.abandon()
         await self._drop()
+        for serving in self._serving:
+            if serving:
+                serving.cancel()
 
     async def _drop(self) -> None:
         connections = list(self._connections)
@@ -98,6 +102,8 @@ class SimulatedGuest:
         first, _, rest = (session.command or "").partition("\n")
         words = shlex.split(first)[2:]
         self.asked += words[:1]
+        serving = asyncio.current_task()
+        self._serving.add(serving)  # the loop itself holds a task that waits for nothing but weakly
         try:
             match words:
                 case [verb, *_] if verb in self._answers:
@@ -123,6 +129,8 @@ class SimulatedGuest:
             session.exit(0)
         except (asyncssh.Error, OSError, asyncio.IncompleteReadError):
             session.close()
+        finally:
+            self._serving.discard(serving)
 
     def facts(self) -> str:
         """A sound guest's answer to mayfly-facts."""
