@@ -95,7 +95,7 @@ class Actions:
     def _begin(self, caller: Caller, vm_id: int, action: str, seen: str) -> None:
         with self.cloud.lock:
             vm = self.cloud.store.vms.find(vm_id)
-            if vm is None or vm.state_name not in LEGAL[action]:
+            if vm is None or vm.state == VmState.DONE or vm.state_name not in LEGAL[action]:
                 log.info("vm %s: %s was accepted in %s and comes too late", vm_id, action, seen)
                 return
             if self.cloud.faults.take("fall_back", action) is not None:

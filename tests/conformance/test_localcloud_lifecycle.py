@@ -1,5 +1,6 @@
 """What becomes of a VM: states, actions, refusals, failures, and what monitoring notices."""
 
+import contextlib
 import dataclasses
 
 import pyone
@@ -117,6 +118,20 @@ def test_actions_on_a_powered_off_vm(here, action):
         assert str(refused.value) == (
             f'[one.vm.action] Error performing action "{action}": This action is not available for state POWEROFF'
         )
+
+
+def test_a_vm_is_done_once_however_often_it_was_told_to_end(here):
+    """Each is accepted while the first is not visible yet; none may bring a VM back that is DONE by its turn."""
+    vm = here.vm()
+    here.moves[vm].clear()
+    for _ in range(5):
+        with contextlib.suppress(pyone.OneException):
+            here.one.vm.action("terminate-hard", vm)
+    here.wait(vm, "DONE")
+    other = here.vm()  # whatever was still to come of those has come by the time that another VM has lived
+    here.act(other, "terminate-hard", "DONE")
+    assert here.moves[vm].count("DONE") == 1
+    assert here.moves[vm][-1] == "DONE"
 
 
 @pytest.mark.parametrize("action", ["bogus", "delete", "shutdown", ""])
