@@ -123,7 +123,8 @@ async def _take_outputs(
 ) -> tuple[str, ...]:
     """`whole`: all that is wanted must be takeable; else what is not is left behind, with a note."""
     pool = tools.pools[task.spec.pool]
-    found = {entry.path: entry for entry in await guest.list_outputs()}
+    # nobody asked for outputs: then what is there, however much or odd, is no reason for anything
+    found = {entry.path: entry for entry in await guest.list_outputs()} if task.spec.outputs else {}
     matched = match(
         task.spec.outputs, [path for path, entry in found.items() if entry.kind is not OutputKind.DIRECTORY]
     )
