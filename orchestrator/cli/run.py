@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import signal
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
@@ -72,7 +72,9 @@ def run(
                 name=name,
             )
             with StageLine(quiet=as_json) as line:
-                async with _runner_for(house, pool, line) as tools:
+                async with AsyncExitStack() as opened:
+                    served = await _served(house, pool)
+                    tools = None if served else await opened.enter_async_context(_our_tools(house, line))
                     task = await house.store.tasks.submit(spec, now=datetime.now(UTC))
                     with _cancel_on_interrupt(house, task.id, line):
                         task = await _to_its_end(house, task, tools, line, copy=not as_json)
@@ -97,13 +99,14 @@ async def _show_console(house: bootstrap.House, task: TaskRow) -> None:
         output.note("\n".join(["the machine's console:", *lines]))
 
 
+async def _served(house: bootstrap.House, pool: str) -> bool:
+    """Whether a living runner serves the pool."""
+    return any(pool in runner.pools for runner in await house.store.runners.alive(now=datetime.now(UTC)))
+
+
 @asynccontextmanager
-async def _runner_for(house: bootstrap.House, pool: str, line: StageLine) -> AsyncIterator[Tools | None]:
-    """None when a living runner serves the pool; else tools, to run the task ourselves (docs/decisions/0006)."""
-    runners = await house.store.runners.alive(now=datetime.now(UTC))
-    if any(pool in runner.pools for runner in runners):
-        yield None
-        return
+async def _our_tools(house: bootstrap.House, line: StageLine) -> AsyncIterator[Tools]:
+    """What it takes to run the task ourselves (docs/decisions/0006)."""
     if house.settings.uses_local_cloud:
         line.show("no runner is alive: this command is the runner, on the local cloud")
     async with bootstrap.open_tools(house, start_cloud=True, serves=False) as tools:
@@ -113,14 +116,13 @@ async def _runner_for(house: bootstrap.House, pool: str, line: StageLine) -> Asy
 async def _to_its_end(
     house: bootstrap.House, task: TaskRow, tools: Tools | None, line: StageLine, *, copy: bool
 ) -> TaskRow:
-    if tools is None:
-        return await follow(house, task.id, line, copy=copy)
-    working = asyncio.create_task(_work(tools, task.id, line), name="the inline runner")
+    work = _step_in(house, task, line) if tools is None else _work(tools, task.id, line)
+    working = asyncio.create_task(work, name="the inline runner")
     following = asyncio.create_task(follow(house, task.id, line, copy=copy), name="follow")
     try:
         await asyncio.wait({working, following}, return_when=asyncio.FIRST_COMPLETED)
-        await working
-        await _settled(house, task.id)
+        if await working:
+            await _settled(house, task.id)
         return await following  # which may take as long as the reader of our stdout does
     finally:
         for each in (working, following):
@@ -137,15 +139,25 @@ async def _settled(house: bootstrap.House, task_id: str) -> None:
         await asyncio.sleep(POLL_SECONDS)
 
 
-async def _work(tools: Tools, task_id: str, line: StageLine) -> None:
-    """Claim the task, once its pool has room, and run it."""
+async def _step_in(house: bootstrap.House, task: TaskRow, line: StageLine) -> bool:
+    """Run the task ourselves if every runner of its pool is gone before one has taken it. False: one has."""
+    while (await house.store.tasks.get(task.id)).state is TaskState.QUEUED:
+        if not await _served(house, task.spec.pool):
+            async with _our_tools(house, line) as tools:
+                return await _work(tools, task.id, line)
+        await asyncio.sleep(ROOM_POLL_SECONDS)
+    return False
+
+
+async def _work(tools: Tools, task_id: str, line: StageLine) -> bool:
+    """Claim the task, once its pool has room, and run it. False: another runner has taken it, or nobody wants it."""
     while True:
         claimed = await claim(tools, only=task_id)
         if claimed is not None:
             await work_on(claimed, tools, line.transfer)
-            return
+            return True
         if (await tools.store.tasks.get(task_id)).state is not TaskState.QUEUED:
-            return
+            return False
         line.show("waiting for room in the pool")
         await asyncio.sleep(ROOM_POLL_SECONDS)
 

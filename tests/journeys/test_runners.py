@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-import os
 import signal
 import sqlite3
 import subprocess
-import sys
 import threading
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, closing
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -24,10 +22,9 @@ from orchestrator.domain.vm import VmState
 from orchestrator.opennebula import VmRequest
 from orchestrator.runner.loop import claim, registered, serve, work_on
 from orchestrator.store import Finished, TaskRow
+from tests.driver import Mayfly
 from tests.journeys.house import POOL, House, make_house, until
 from tests.journeys.test_cancel import STUCK
-
-ROOT = Path(__file__).parents[2]
 
 INVENTORY = f"""
 pools:
@@ -41,26 +38,24 @@ pools:
 """
 
 
+def command_line(house: House) -> Mayfly:
+    """The command line on this house, with its pools and its cloud."""
+    inventory = house.settings.home / "pools.yml"
+    inventory.write_text(INVENTORY)
+    return Mayfly(
+        {
+            "MAYFLY_HOME": str(house.settings.home),
+            "MAYFLY_INVENTORY": str(inventory),
+            "ONE_XMLRPC": house.far.url,
+            "ONE_AUTH": str(house.far.auth_path),
+        }
+    )
+
+
 @asynccontextmanager
 async def runner_process(house: House) -> AsyncIterator[subprocess.Popen[str]]:
     """`mayfly runner` in a process of its own, registered; killed at the end if it still runs."""
-    inventory = house.settings.home / "pools.yml"
-    inventory.write_text(INVENTORY)
-    environment = {
-        "MAYFLY_HOME": str(house.settings.home),
-        "MAYFLY_INVENTORY": str(inventory),
-        "ONE_XMLRPC": house.far.url,
-        "ONE_AUTH": str(house.far.auth_path),
-    }
-    process = subprocess.Popen(
-        [sys.executable, "-m", "orchestrator", "runner", "--limit", "20"],
-        cwd=ROOT,
-        env={**os.environ, **environment},
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    process = command_line(house).start("runner", "--limit", "20")
     try:
 
         async def there() -> bool:
@@ -243,7 +238,7 @@ async def test_many_tasks_two_runners_and_room_for_a_few(house: House, monkeypat
     """Each runs once, and there are never more machines than the pool may have."""
     monkeypatch.setattr("orchestrator.runner.lease.HEARTBEAT_SECONDS", 1.0)
     tools = house.with_pool(max_vms=6)
-    tasks = [await house.submit(f"echo {number}") for number in range(60)]
+    tasks = [await house.submit(f"echo {number}") for number in range(40)]
     stop, most = asyncio.Event(), 0
 
     async def all_over() -> bool:
@@ -251,7 +246,7 @@ async def test_many_tasks_two_runners_and_room_for_a_few(house: House, monkeypat
         most = max(most, len(await house.store.vms.open()), len(await house.cloud.vms()))
         await asyncio.sleep(0.05)
         counts = await house.store.tasks.counts()
-        return counts == {(POOL.name, TaskState.FINISHED): 60}
+        return counts == {(POOL.name, TaskState.FINISHED): 40}
 
     async with registered(house.store, [POOL.name]) as second:
         others = dataclasses.replace(tools, runner_id=second)
@@ -288,21 +283,21 @@ async def test_a_pool_with_room_for_one_runs_one_after_the_other(house: House) -
 
 async def test_a_database_that_is_busy_for_a_while(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
     """Somebody else writes for longer than anybody waits: the runner goes on, and so does the process."""
-    monkeypatch.setattr("orchestrator.store.engine.BUSY_TIMEOUT_MS", 20)
+    monkeypatch.setattr("orchestrator.store.engine.BUSY_TIMEOUT_MS", 200)
     monkeypatch.setattr("orchestrator.runner.progress.FINISH_AGAIN_SECONDS", 0.05)
     async with make_house(house.settings.home / "other") as other:
         await _busy_for_a_while(other)
 
 
 async def _busy_for_a_while(house: House) -> None:
-    running = await house.submit("echo ready; sleep 0.6")
+    running = await house.submit("echo ready; sleep 1.5")
     stop = asyncio.Event()
     serving = asyncio.create_task(serve(house.tools, stop, limit=3))
     await house.printed(running, b"ready\n")
     await house.at(running, Stage.EXECUTING)
     with sqlite3.connect(house.settings.home / "mayfly.db", isolation_level=None) as hog:
         hog.execute("BEGIN IMMEDIATE")
-        await asyncio.sleep(0.3)
+        await asyncio.sleep(0.7)
         assert not serving.done()
         hog.execute("ROLLBACK")
     after = await house.submit("true")
@@ -315,3 +310,41 @@ async def _busy_for_a_while(house: House) -> None:
     await serving
     for task in (running, after):
         assert (await house.store.tasks.get(task.id)).state is TaskState.FINISHED
+    await upkeep(house)  # what the database would not take
+
+
+async def test_a_run_steps_in_when_the_runner_it_counts_on_is_gone(house: House) -> None:
+    """A runner that was killed looks alive until its heartbeat is too old; nobody waits for it after that."""
+    await house.store.runners.leave(house.tools.runner_id, now=datetime.now(UTC))
+    dead = await house.store.runners.register(
+        host="h", pid=1, pools=[POOL.name], now=datetime.now(UTC) + timedelta(hours=1)
+    )
+    process = command_line(house).start("run", "-p", POOL.name, "--", "sh", "-c", "echo out; exit 7")
+
+    async def waits() -> bool:
+        return bool(await house.store.tasks.list())
+
+    await until("the task is queued", waits)
+    [task] = await house.store.tasks.list()
+    assert task.state is TaskState.QUEUED
+    await house.store.runners.heartbeat(dead.id, now=datetime.now(UTC) - timedelta(hours=1))
+    stdout, stderr = await asyncio.to_thread(process.communicate, timeout=30)
+    assert (process.returncode, stdout) == (7, "out\n"), stderr
+
+
+async def test_a_run_that_is_killed_is_cleaned_up_by_upkeep(house: House) -> None:
+    await house.store.runners.leave(house.tools.runner_id, now=datetime.now(UTC))
+    mayfly = command_line(house)
+    process = mayfly.start("run", "-p", POOL.name, "--", "sh", "-c", "echo ready; hang")
+    assert process.stdout is not None
+    assert await asyncio.to_thread(process.stdout.readline) == "ready\n"
+    process.kill()
+    await asyncio.to_thread(process.communicate)
+    [task] = await house.store.tasks.list()
+    assert len(await house.left()) == 3  # a row, its VM, its machine
+    await house.let_lease_expire(task)
+    chore = await asyncio.to_thread(mayfly, "chore", "reap")
+    assert chore.exit_code == 0, chore.stderr
+    assert f"task {task.id} failed" in chore.stdout
+    await upkeep(house)
+    assert (await house.store.tasks.get(task.id)).reason is Reason.RUNNER_LOST
