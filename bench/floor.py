@@ -13,17 +13,19 @@ from pathlib import Path
 from bench.main_job import JOB, Place
 from orchestrator.guest.keys import make_key
 from orchestrator.localcloud.hypervisors import DiskSpec, MachineSpec, NicSpec
+from orchestrator.localcloud.hypervisors.acceleration import probe
 from orchestrator.localcloud.hypervisors.qemu import QemuHypervisor
 
 ADDRESS, PORT = "127.99.99.99", 2299
 STAGGER_SECONDS = 0.4
+AT_ONCE = 4
 
 
 @dataclass(frozen=True)
 class Floor:
-    """Seconds: from the start of QEMU to a working SSH command, to the job's end, and from there to no QEMU."""
+    """Seconds: from the start of QEMU to the end of the job, which is the first SSH command that works; and from there
+    to no QEMU."""
 
-    boot_to_ssh: float
     start_to_output: float
     exit_to_gone: float
 
@@ -37,12 +39,13 @@ def floor_round(place: Place) -> Floor:
         key.touch(mode=0o600)
         key.write_text(client.private)
         known.write_text(f"[{ADDRESS}]:{PORT} {host.public}\n")
-        hypervisor = QemuHypervisor(place.cloud_home)
+        hypervisor = QemuHypervisor(folder)
+        probe(folder, place.kernel)  # whether KVM works is found out before the clock starts
         spec = MachineSpec(
-            vm_id=10**9,
+            vm_id=1,
             name="floor",
             uuid=str(uuid.uuid4()),
-            directory=folder / "vm",
+            directory=folder / "vms" / "1",
             cpus=place.cpus,
             memory_mb=place.memory_mb,
             disks=(DiskSpec(0, place.disk),),
@@ -62,32 +65,31 @@ def floor_round(place: Place) -> Floor:
             initrd=place.initrd,
             kernel_cmdline=place.kernel_cmdline,
         )
-        spec.directory.mkdir()
+        spec.directory.mkdir(parents=True)
         ssh = ["ssh", "-i", str(key), "-p", str(PORT), "-o", f"UserKnownHostsFile={known}", "-o", "BatchMode=yes"]
         ssh += ["-o", "StrictHostKeyChecking=yes", "-o", "LogLevel=ERROR", "-F", os.devnull, f"root@{ADDRESS}"]
         began = time.monotonic()
         hypervisor.prolog(spec)
         hypervisor.boot(spec)
         try:
-            _first_answer([*ssh, "true"])
-            reached = time.monotonic()
-            subprocess.run([*ssh, JOB], check=True, stdout=subprocess.DEVNULL)
+            _first_answer([*ssh, JOB])
             done = time.monotonic()
         finally:
             hypervisor.destroy(spec.vm_id)
             hypervisor.epilog(spec.vm_id, spec.directory)
         gone = time.monotonic()
-    return Floor(reached - began, done - began, gone - done)
+    return Floor(done - began, gone - done)
 
 
 def _first_answer(command: list[str]) -> None:
-    """A fresh `ssh` every 0.4 s, the earlier ones still trying, until one succeeds: QEMU's user networking accepts long
+    """A fresh `ssh` every 0.4 s, the earlier ones still trying (four at most), until one succeeds: QEMU's user networking accepts long
     before the guest listens, so that a single early connection would wait for a retransmission."""
     trying: list[subprocess.Popen[bytes]] = []
     deadline = time.monotonic() + 300
     try:
         while time.monotonic() < deadline:
-            trying.append(subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL))
+            if len(trying) < AT_ONCE:
+                trying.append(subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL))
             pause = time.monotonic() + STAGGER_SECONDS
             while time.monotonic() < pause:
                 if any(each.poll() == 0 for each in trying):
