@@ -82,7 +82,7 @@ def floor_round(place: Place) -> Floor:
 
 
 def _first_answer(command: list[str]) -> None:
-    """A fresh `ssh` every 0.4 s, the earlier ones still trying (four at most), until one succeeds: QEMU's user networking
+    """A fresh `ssh` every 0.4 s, the earlier ones still trying (four at most), until one succeeds: QEMU's user network
     accepts long before the guest listens, so that a single early connection would wait for a retransmission."""
     trying: list[subprocess.Popen[bytes]] = []
     deadline = time.monotonic() + 300
