@@ -295,8 +295,9 @@ async def _busy_for_a_while(house: House) -> None:
     serving = asyncio.create_task(serve(house.tools, stop, limit=3))
     await house.printed(running, b"ready\n")
     await house.at(running, Stage.EXECUTING)
-    with sqlite3.connect(house.settings.home / "mayfly.db", isolation_level=None) as hog:
-        hog.execute("BEGIN IMMEDIATE")
+    file = house.settings.home / "mayfly.db"
+    with closing(sqlite3.connect(file, isolation_level=None, check_same_thread=False)) as hog:
+        await asyncio.to_thread(hog.execute, "BEGIN IMMEDIATE")  # it may have to wait for a writer of this loop
         await asyncio.sleep(0.7)
         assert not serving.done()
         hog.execute("ROLLBACK")
