@@ -49,7 +49,8 @@ async def run_attempt(task: TaskRow, tools: Tools, progress: Progress) -> Verdic
     except Canceled:
         verdict = stopped(None)
     except asyncio.CancelledError:
-        await progress.finish(failed(Reason.RUNNER_LOST, "the runner was stopped in the middle"))
+        lost = failed(Reason.RUNNER_LOST, "the runner was stopped in the middle")
+        await progress.finish(stopped(None) if progress.cancel_requested else lost)
         raise
     except UserError as wrong:
         verdict = failed(Reason.PROVISION_FAILED, str(wrong))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from datetime import UTC, datetime
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 from orchestrator.domain.outcome import Reason
 from orchestrator.domain.task import Stage, TaskState
 from orchestrator.localcloud.hypervisors.ssh_guest import never
+from orchestrator.runner.loop import serve
 from orchestrator.store import TaskRow
 from tests.journeys.house import House
 
@@ -112,3 +114,20 @@ async def test_a_cancel_while_the_machine_goes_comes_too_late(house: House) -> N
         house.hypervisor.let_go("destroy")
         done = await run
     assert (done.state, done.reason, done.exit_code) == (TaskState.FAILED, Reason.EXIT_NONZERO, 7)
+
+
+async def test_whoever_will_not_wait_for_a_cancel_has_canceled_all_the_same(house: House) -> None:
+    """Ctrl-C twice: the runner is stopped while it waits for the process to end."""
+    task = await house.submit("echo ready; hang")
+    serving = asyncio.create_task(serve(house.tools, asyncio.Event(), limit=1))
+    await house.printed(task, b"ready\n")
+    await cancel(house, task)
+    async with asyncio.timeout(20):
+        while "stop" not in house.guests.asked(task):
+            await asyncio.sleep(0.01)
+    serving.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await serving
+    done = await house.store.tasks.get(task.id)
+    assert (done.state, done.reason, done.exit_code) == (TaskState.CANCELED, Reason.CANCELED, 130)
+    assert await house.left() == []
