@@ -12,7 +12,18 @@ import pytest
 from orchestrator.domain.errors import NotFound
 from orchestrator.domain.outcome import Exited, Reason, Signaled, TimedOut, Usage, judge
 from orchestrator.domain.task import Entrypoint, InputSpec, Limits, Stage, TaskSpec, TaskState, TraceProfile
-from orchestrator.store import Claim, EventKind, Finished, Lease, Requeued, StageEntered, Store
+from orchestrator.domain.vm import VmState
+from orchestrator.store import (
+    Claim,
+    EventKind,
+    Finished,
+    Lease,
+    Requeued,
+    StageEntered,
+    Store,
+    VmMoved,
+    VmRequest,
+)
 
 T0 = datetime(2026, 3, 1, 12, 0, 0, 123456, tzinfo=UTC)
 
@@ -152,6 +163,30 @@ async def test_a_claim_may_be_for_one_task_alone(store: Store) -> None:
     assert claim is not None and claim.task.id == second.id
     assert await store.tasks.claim(me, ["small"], lease_seconds=30, now=at(5), only=second.id) is None
     assert (await store.tasks.get(first.id)).state is TaskState.QUEUED
+
+
+async def test_a_pool_has_no_more_machines_than_it_may(store: Store) -> None:
+    """A task that is held counts as one, whether its VM is there yet or not; so does a VM that its task has left."""
+    runner_id = await runner(store, "small", "free")
+    for pool in ("small", "small", "small", "free"):
+        await store.tasks.submit(spec(pool), now=T0)
+
+    async def take() -> Claim | None:
+        pools = ["small", "free"]
+        return await store.tasks.claim(runner_id, pools, lease_seconds=30, now=at(1), max_vms={"small": 2})
+
+    taken = [claim for claim in await asyncio.gather(*(take() for _ in range(5))) if claim is not None]
+    assert sorted(claim.task.spec.pool for claim in taken) == ["free", "small", "small"]
+    first = next(claim for claim in taken if claim.task.spec.pool == "small")
+    vm = await store.vms.request(
+        VmRequest(pool="small", image_version="v", runner_id=runner_id, deadline_at=at(9), lease=first.lease), now=at(2)
+    )
+    assert vm is not None
+    assert await take() is None
+    assert await store.tasks.finish(Finished.by(first.lease, judge(Exited(0))), now=at(3))
+    assert await take() is None
+    assert await store.vms.move(VmMoved(vm.id, VmState.DESTROYED, runner_id, close_proof="never made"), now=at(4))
+    assert await take() is not None
 
 
 async def test_a_runner_that_nobody_knows_claims_nothing(store: Store) -> None:
