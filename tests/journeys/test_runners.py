@@ -290,7 +290,7 @@ async def test_a_database_that_is_busy_for_a_while(house: House, monkeypatch: py
 
 
 async def _busy_for_a_while(house: House) -> None:
-    running = await house.submit("echo ready; sleep 1.5")
+    running = await house.submit("echo ready; sleep 600")
     stop = asyncio.Event()
     serving = asyncio.create_task(serve(house.tools, stop, limit=3))
     await house.printed(running, b"ready\n")
@@ -302,6 +302,7 @@ async def _busy_for_a_while(house: House) -> None:
         assert not serving.done()
         hog.execute("ROLLBACK")
     after = await house.submit("true")
+    await house.store.tasks.request_cancel(running.id, now=datetime.now(UTC))  # which heartbeats must still hear
 
     async def over() -> bool:
         return all([(await house.store.tasks.get(task.id)).state.over for task in (running, after)])
@@ -309,8 +310,8 @@ async def _busy_for_a_while(house: House) -> None:
     await until("both are over", over)
     stop.set()
     await serving
-    for task in (running, after):
-        assert (await house.store.tasks.get(task.id)).state is TaskState.FINISHED
+    assert (await house.store.tasks.get(running.id)).state is TaskState.CANCELED
+    assert (await house.store.tasks.get(after.id)).state is TaskState.FINISHED
     await upkeep(house)  # what the database would not take
 
 
