@@ -9,13 +9,14 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Coroutine
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 
 from sqlalchemy.exc import SQLAlchemyError
 
 from orchestrator.domain.errors import MayflyError
+from orchestrator.runner.beside import beside
 from orchestrator.store import Lease, Store
 
 LEASE_SECONDS = 60.0
@@ -47,13 +48,8 @@ class Hold:
     @asynccontextmanager
     async def kept(self) -> AsyncIterator[None]:
         """Heartbeats for as long as the block runs."""
-        beats = asyncio.create_task(self._beat(), name="heartbeat")
-        try:
+        async with beside(self._beat(), "heartbeat"):
             yield
-        finally:
-            beats.cancel()
-            with suppress(asyncio.CancelledError):
-                await beats
 
     async def while_held(self, work: Coroutine[Any, Any, _T], *, cancelable: bool = True) -> _T:
         """The result of `work`; LeaseLost, or Canceled if `cancelable`, as soon as that is known."""

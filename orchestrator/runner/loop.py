@@ -16,6 +16,7 @@ from orchestrator import log
 from orchestrator.domain.errors import MayflyError
 from orchestrator.domain.outcome import Verdict
 from orchestrator.runner.attempt import run_attempt
+from orchestrator.runner.beside import beside
 from orchestrator.runner.lease import LEASE_SECONDS, Hold
 from orchestrator.runner.progress import Progress, Transfer
 from orchestrator.runner.tools import Tools
@@ -59,13 +60,10 @@ async def registered(store: Store, pools: Collection[str]) -> AsyncIterator[str]
             except (MayflyError, SQLAlchemyError, OSError) as trouble:
                 _log.warning("runner heartbeat failed: %s", trouble)
 
-    beating = asyncio.create_task(beat(), name="runner heartbeat")
     try:
-        yield us.id
+        async with beside(beat(), "runner heartbeat"):
+            yield us.id
     finally:
-        beating.cancel()
-        with suppress(asyncio.CancelledError):
-            await beating
         await runners.leave(us.id, now=datetime.now(UTC))
 
 

@@ -22,6 +22,7 @@ from orchestrator.domain.vm import VmState
 from orchestrator.guest.keys import KeyPair, make_key
 from orchestrator.opennebula import Phase
 from orchestrator.opennebula import VmRequest as CloudRequest
+from orchestrator.runner.beside import beside
 from orchestrator.runner.lease import LeaseLost
 from orchestrator.runner.progress import Progress
 from orchestrator.runner.tools import Tools
@@ -109,13 +110,8 @@ async def watched(machine: Machine, tools: Tools) -> AsyncIterator[None]:
                 _log.warning("OpenNebula says of VM %d: %s", machine.cloud_id, seen.why)
                 machine.gone.set()
 
-    watching = asyncio.create_task(watch(), name="watch the machine")
-    try:
+    async with beside(watch(), "watch the machine"):
         yield
-    finally:
-        watching.cancel()
-        with suppress(asyncio.CancelledError):
-            await watching
 
 
 async def ready(machine: Machine, tools: Tools, address: str) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
 from orchestrator.decide.entrypoint import argv_of
@@ -88,7 +88,7 @@ async def execute(guest: Guest, machine: Machine, task: TaskRow, tools: Tools, p
     """Start the process, follow it to its end, stop it when it is canceled. How it ended is recorded at once."""
     await guest.start(launch_of(task.spec, machine.pool))
     logs = progress.logs
-    async with _stopped_on_cancel(guest, machine.pool, progress):
+    async with _on_cancel(progress, lambda: guest.stop(machine.pool.kill_grace_seconds)):
         outcome, usage = await guest.follow(logs.stdout, logs.stderr, logs.trace)
     await tools.store.attempts.record_outcome(progress.lease, outcome, usage)
     if guest.cut:
@@ -107,8 +107,12 @@ async def stage_out(guest: Guest, task: TaskRow, outcome: Outcome, tools: Tools,
     """
     if isinstance(outcome, Lost):
         return ()
+
+    async def hurry() -> None:
+        limit.reschedule(asyncio.get_running_loop().time() + CANCELED_OUTPUTS_SECONDS)
+
     try:
-        async with asyncio.timeout(None) as limit, _soon_after_cancel(limit, progress):
+        async with asyncio.timeout(None) as limit, _on_cancel(progress, hurry):
             return await _take_outputs(guest, task, tools, progress, whole=outcome == Exited(0))
     except (PlatformError, TimeoutError) as failure:
         if outcome == Exited(0) and not progress.cancel_requested:
@@ -158,32 +162,16 @@ def launch_of(spec: TaskSpec, pool: Pool) -> Launch:
 
 
 @asynccontextmanager
-async def _soon_after_cancel(limit: asyncio.Timeout, progress: Progress) -> AsyncIterator[None]:
-    """Inside the block, `limit` is set once the task is canceled."""
+async def _on_cancel(progress: Progress, act: Callable[[], Awaitable[None]]) -> AsyncIterator[None]:
+    """Inside the block, a cancel calls `act`. What goes wrong in it is not told: the block's own work will tell."""
 
     async def heed() -> None:
         await progress.hold.canceled.wait()
-        limit.reschedule(asyncio.get_running_loop().time() + CANCELED_OUTPUTS_SECONDS)
+        await act()
 
-    heeding = asyncio.create_task(heed(), name="hurry on cancel")
+    heeding = asyncio.create_task(heed(), name="heed a cancel")
     try:
         yield
     finally:
         heeding.cancel()
         await asyncio.gather(heeding, return_exceptions=True)
-
-
-@asynccontextmanager
-async def _stopped_on_cancel(guest: Guest, pool: Pool, progress: Progress) -> AsyncIterator[None]:
-    """Inside the block, a cancel ends the process: SIGTERM, and SIGKILL after the pool's grace."""
-
-    async def stop() -> None:
-        await progress.hold.canceled.wait()
-        await guest.stop(pool.kill_grace_seconds)
-
-    stopping = asyncio.create_task(stop(), name="stop on cancel")
-    try:
-        yield
-    finally:
-        stopping.cancel()
-        await asyncio.gather(stopping, return_exceptions=True)
