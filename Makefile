@@ -12,7 +12,7 @@ SHELL := /bin/bash
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-PACKAGES := e2fsprogs mmdebstrap openssh-client python3-venv qemu-system-x86 qemu-utils strace uidmap
+PACKAGES := e2fsprogs mmdebstrap openssh-client postgresql python3-venv qemu-system-x86 qemu-utils strace uidmap
 
 help:
 	@sed -n 's/^# //p' Makefile

@@ -28,10 +28,23 @@ class Reason(StrEnum):
     HOST_DISK_FULL = "host_disk_full"
     RUNNER_LOST = "runner_lost"
     INTERNAL = "internal"
+    # it took too long, and nobody's process is to blame
+    DEADLINE_PASSED = "deadline_passed"
+    # it can never run
+    DEPENDENCY_FAILED = "dependency_failed"
     # somebody wanted it
     CANCELED = "canceled"
     # it waits
+    NOT_RELEASED = "not_released"
+    NOT_BEFORE = "not_before"
+    DEPENDS_ON = "depends_on"
+    RETRY = "retry"
+    POOL_PAUSED = "pool_paused"
+    NO_SUCH_POOL = "no_such_pool"
+    NO_RUNNER = "no_runner"
+    QUOTA = "quota"
     NO_CAPACITY = "no_capacity"
+    IN_LINE = "in_line"
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+STEPS_SECONDS = 300.0
+"""What checks, the seal and the end of a machine may take together, on either side of the process."""
+
 
 @dataclass(frozen=True, slots=True)
 class Pool:
@@ -11,6 +14,11 @@ class Pool:
 
     Sizes are in bytes, times in seconds. `network` and `security_groups` are names in OpenNebula; `ssh_port` is the
     port on which the NIC's address answers (Ansible's `ansible_port`).
+
+    max_vms: of all runners together. max_waiting: tasks that wait at once; more are refused. max_queue_seconds: the
+    longest that one may wait. max_attempts, retry_backoff_seconds (doubled from try to try, at most
+    retry_backoff_max_seconds): what a failure of the platform is answered with. max_pending_vms: those that OpenNebula
+    may have yet to place. retention_seconds: how long a task that is over is kept with its artifacts.
 
     >>> Pool(name="small", image="debian-12").cpus
     1
@@ -32,6 +40,26 @@ class Pool:
     kill_grace_seconds: float = 5.0
     max_output_bytes: int = 10 * 2**30
     max_log_bytes: int = 1 * 2**30
+    max_waiting: int = 100_000
+    max_queue_seconds: float = 30 * 86400.0
+    staging_timeout_seconds: float = 6 * 3600.0
+    max_attempts: int = 3
+    retry_backoff_seconds: float = 5.0
+    retry_backoff_max_seconds: float = 300.0
+    max_pending_vms: int = 20
+    retention_seconds: float = 30 * 86400.0
+
+    def attempt_seconds(self, timeout_seconds: float | None) -> float:
+        """How long one attempt may take in all: every stage at its own limit, for a process with this limit (None: the
+        pool's). What is not over by then is stuck.
+
+        >>> pool = Pool(name="small", image="debian-12", staging_timeout_seconds=60)
+        >>> pool.attempt_seconds(10)
+        1190.0
+        """
+        machine = self.launch_timeout_seconds + self.boot_timeout_seconds + STEPS_SECONDS
+        process = (timeout_seconds or self.default_timeout_seconds) + 2 * self.kill_grace_seconds + STEPS_SECONDS
+        return machine + process + 2 * self.staging_timeout_seconds + 30.0
 
     @property
     def process_memory_bytes(self) -> int:

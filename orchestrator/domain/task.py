@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from datetime import datetime
 from enum import StrEnum
 
 
@@ -64,6 +65,14 @@ class TraceProfile(StrEnum):
     FULL = "full"
 
 
+class Delivery(StrEnum):
+    """AT_LEAST_ONCE: when nobody can say whether a process ended, another may be started. AT_MOST_ONCE: never a second
+    process once one may have started; the task fails instead."""
+
+    AT_LEAST_ONCE = "at_least_once"
+    AT_MOST_ONCE = "at_most_once"
+
+
 @dataclass(frozen=True, slots=True)
 class InputSpec:
     """One input: `source` is where the submitter had it, `dest` its path relative to /task/in, `blob` its tree in the
@@ -81,6 +90,26 @@ class Limits:
     timeout_seconds: float | None = None
     memory_bytes: int | None = None
     processes: int | None = None
+
+
+MIN_PRIORITY, MAX_PRIORITY = -100, 100
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """How a task waits, and what a failure is answered with.
+
+    priority: MIN_PRIORITY to MAX_PRIORITY, the higher goes first. not_before: an aware instant. depends_on: ids of
+    tasks of the same frontend, each of which must be FINISHED first. max_attempts: None is the pool's.
+    retry_job: a process that ended badly by itself is tried again too; the platform's failures always are.
+    """
+
+    priority: int = 0
+    not_before: datetime | None = None
+    depends_on: tuple[str, ...] = ()
+    delivery: Delivery = Delivery.AT_LEAST_ONCE
+    max_attempts: int | None = None
+    retry_job: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,3 +130,4 @@ class TaskSpec:
     limits: Limits = field(default_factory=Limits)
     trace: TraceProfile = TraceProfile.AUDIT
     name: str = ""
+    terms: Terms = field(default_factory=Terms)

@@ -46,6 +46,14 @@ class PoolVariables(BaseModel):
     kill_grace: Time = Field(_UNSAID, serialization_alias="kill_grace_seconds")
     max_output: Size = Field(_UNSAID, serialization_alias="max_output_bytes")
     max_log: Size = Field(_UNSAID, serialization_alias="max_log_bytes")
+    max_waiting: Count = Field(_UNSAID)
+    max_queue_time: Time = Field(_UNSAID, serialization_alias="max_queue_seconds")
+    staging_timeout: Time = Field(_UNSAID, serialization_alias="staging_timeout_seconds")
+    max_attempts: Count = Field(_UNSAID)
+    retry_backoff: Time = Field(_UNSAID, serialization_alias="retry_backoff_seconds")
+    retry_backoff_max: Time = Field(_UNSAID, serialization_alias="retry_backoff_max_seconds")
+    max_pending_vms: Count = Field(_UNSAID)
+    retention: Time = Field(_UNSAID, serialization_alias="retention_seconds")
 
 
 def pool_from(name: str, variables: Mapping[str, Any]) -> Pool:

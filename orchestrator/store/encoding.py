@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Any, assert_never
 
 from orchestrator.domain.outcome import Exited, Lost, Outcome, OutOfMemory, Signaled, TimedOut
-from orchestrator.domain.task import Entrypoint, InputSpec, Limits, Stage, TaskSpec, TraceProfile
+from orchestrator.domain.task import Delivery, Entrypoint, InputSpec, Limits, Stage, TaskSpec, Terms, TraceProfile
 
 Json = dict[str, Any]
 
@@ -28,7 +28,32 @@ def spec_to_json(spec: TaskSpec) -> Json:
         },
         "trace": spec.trace.value,
         "name": spec.name,
+        "terms": terms_to_json(spec.terms),
     }
+
+
+def terms_to_json(terms: Terms) -> Json:
+    return {
+        "priority": terms.priority,
+        "not_before": None if terms.not_before is None else terms.not_before.isoformat(),
+        "depends_on": list(terms.depends_on),
+        "delivery": terms.delivery.value,
+        "max_attempts": terms.max_attempts,
+        "retry_job": terms.retry_job,
+    }
+
+
+def terms_from_json(data: Mapping[str, Any]) -> Terms:
+    """What is not there is as it was before there were such terms."""
+    not_before = data.get("not_before")
+    return Terms(
+        priority=data.get("priority", 0),
+        not_before=None if not_before is None else datetime.fromisoformat(not_before),
+        depends_on=tuple(data.get("depends_on", ())),
+        delivery=Delivery(data.get("delivery", Delivery.AT_LEAST_ONCE)),
+        max_attempts=data.get("max_attempts"),
+        retry_job=data.get("retry_job", False),
+    )
 
 
 def spec_from_json(data: Mapping[str, Any]) -> TaskSpec:
@@ -42,6 +67,7 @@ def spec_from_json(data: Mapping[str, Any]) -> TaskSpec:
         limits=Limits(**data["limits"]),
         trace=TraceProfile(data["trace"]),
         name=data["name"],
+        terms=terms_from_json(data.get("terms", {})),
     )
 
 

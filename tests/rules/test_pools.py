@@ -33,6 +33,14 @@ def test_every_variable_lands_in_its_field():
             "mayfly_kill_grace": 0.5,
             "mayfly_max_output": "1T",
             "mayfly_max_log": "100MiB",
+            "mayfly_max_waiting": 50,
+            "mayfly_max_queue_time": "7d",
+            "mayfly_staging_timeout": "1h",
+            "mayfly_max_attempts": 1,
+            "mayfly_retry_backoff": "2s",
+            "mayfly_retry_backoff_max": "1m",
+            "mayfly_max_pending_vms": 3,
+            "mayfly_retention": "90d",
         },
     )
     assert pool == Pool(
@@ -52,6 +60,14 @@ def test_every_variable_lands_in_its_field():
         kill_grace_seconds=0.5,
         max_output_bytes=2**40,
         max_log_bytes=100 * 2**20,
+        max_waiting=50,
+        max_queue_seconds=7 * 86400.0,
+        staging_timeout_seconds=3600.0,
+        max_attempts=1,
+        retry_backoff_seconds=2.0,
+        retry_backoff_max_seconds=60.0,
+        max_pending_vms=3,
+        retention_seconds=90 * 86400.0,
     )
 
 
