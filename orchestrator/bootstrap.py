@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import fcntl
 import ipaddress
+import math
 import os
 import time
 import urllib.parse
@@ -20,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from orchestrator.artifacts import Artifacts
 from orchestrator.domain.errors import CloudUnreachable, NotPossible
 from orchestrator.domain.pool import Pool
-from orchestrator.settings import Settings
+from orchestrator.settings import MIN_LEASE_SECONDS, Settings
 from orchestrator.store import Store
 
 if TYPE_CHECKING:
@@ -62,6 +63,9 @@ def make_home(settings: Settings) -> None:
 @asynccontextmanager
 async def open_house(settings: Settings) -> AsyncIterator[House]:
     """Open the database (made and migrated on first use) and the artifact store."""
+    if not MIN_LEASE_SECONDS <= settings.lease_seconds < math.inf:
+        wrong = f"{settings.lease_seconds:g} is not a number of seconds from {MIN_LEASE_SECONDS:g} on"
+        raise NotPossible("MAYFLY_LEASE_SECONDS", wrong, "60 is the default")
     make_home(settings)
     async with await Store.open(settings.database_url) as store:
         yield House(settings, store, Artifacts(settings.artifacts))

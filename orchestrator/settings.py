@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
+
+LEASE_SECONDS = 60.0
+MIN_LEASE_SECONDS = 0.5
 
 _PACKAGE = Path(__file__).resolve().parent
 
@@ -25,6 +29,7 @@ class Settings:
     one_auth: `ONE_AUTH`, the path of a file holding `user:password`, as OpenNebula's own clients have it.
     cache: what every home of this user may share, and may be deleted (`$XDG_CACHE_HOME/mayfly`, default `~/.cache`).
     inventory: `MAYFLY_INVENTORY`, the Ansible inventory with the pools (default `inventories/local`).
+    lease_seconds: `MAYFLY_LEASE_SECONDS`, how long a runner may be silent before another takes its tasks (default 60).
     """
 
     home: Path
@@ -33,6 +38,7 @@ class Settings:
     one_auth: Path | None
     cache: Path
     inventory: Path
+    lease_seconds: float = LEASE_SECONDS
 
     @classmethod
     def from_environment(cls, environment: dict[str, str] | None = None) -> Settings:
@@ -46,6 +52,7 @@ class Settings:
             one_auth=Path(auth).expanduser() if auth else None,
             cache=Path(env.get("XDG_CACHE_HOME") or "~/.cache").expanduser().absolute() / "mayfly",
             inventory=Path(env.get("MAYFLY_INVENTORY") or data_root() / "inventories" / "local").absolute(),
+            lease_seconds=_seconds(env.get("MAYFLY_LEASE_SECONDS") or str(LEASE_SECONDS)),
         )
 
     @property
@@ -62,3 +69,11 @@ class Settings:
     def uses_local_cloud(self) -> bool:
         """No OpenNebula was named: the embedded one of this home serves."""
         return not self.one_xmlrpc
+
+
+def _seconds(text: str) -> float:
+    """Not a number, where it is none: whoever opens the house says so."""
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan
