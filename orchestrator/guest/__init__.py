@@ -1,6 +1,15 @@
 """A machine over SSH: connect to the host key that we made, check, stage in, run one process, stage out."""
 
-from orchestrator.guest.errors import AlreadyStarted, LaunchFailed, OutputRefused, StepFailed, VmLost
+from orchestrator.guest.adoption import Started
+from orchestrator.guest.errors import (
+    AlreadyStarted,
+    LaunchFailed,
+    OutputRefused,
+    Refused,
+    StepFailed,
+    VmLost,
+    VmRestarted,
+)
 from orchestrator.guest.following import Sink
 from orchestrator.guest.guest import Guest, connect
 from orchestrator.guest.keys import KeyPair, make_key, read_key
@@ -26,10 +35,13 @@ __all__ = [
     "OutputSink",
     "OutputWriter",
     "Probe",
+    "Refused",
     "Requirement",
     "Sink",
+    "Started",
     "StepFailed",
     "VmLost",
+    "VmRestarted",
     "check_tree",
     "connect",
     "make_key",

@@ -5,14 +5,21 @@ GuestError
  │   └─ VmLost            and that is so because the VM is gone
  ├─ StepFailed            a step of ours failed inside the guest
  ├─ AlreadyStarted        this VM has had its process: it gets no second one
+ │   └─ VmRestarted       it had, and has restarted since
  ├─ LaunchFailed          the guest's systemd or strace would not start the process
  └─ StagingFailed
-     └─ OutputRefused     an output that is not a regular file, or not readable by its owner
+     └─ OutputRefused     some outputs are no regular files, not readable by their owner, or changed meanwhile
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 from orchestrator.domain.errors import ConnectionLost, GuestError, StagingFailed
+from orchestrator.domain.outcome import Reason
+
+_SHOWN = 5
 
 
 class VmLost(ConnectionLost):
@@ -27,16 +34,34 @@ class AlreadyStarted(GuestError):
     """This VM has had its process: it gets no second one."""
 
 
+class VmRestarted(AlreadyStarted):
+    """This VM has had its process, and has restarted since: what became of it, nobody knows."""
+
+    reason = Reason.CONNECTION_LOST
+
+
 class LaunchFailed(GuestError):
     """The guest would not start the process."""
 
 
-class OutputRefused(StagingFailed):
-    """This output is not taken. `path` is relative to /task/out."""
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """One output that is not taken, and why. `path` is relative to /task/out."""
 
-    def __init__(self, path: str, why: str) -> None:
-        self.path = path
-        super().__init__(f"output {printable(path)}: {why}")
+    path: str
+    why: str
+
+    def __str__(self) -> str:
+        return f"output {printable(self.path)}: {self.why}"
+
+
+class OutputRefused(StagingFailed):
+    """Some outputs are not taken; all others were."""
+
+    def __init__(self, refused: Sequence[Refused]) -> None:
+        self.refused = tuple(refused)
+        more = f"; and {len(self.refused) - _SHOWN} more" if len(self.refused) > _SHOWN else ""
+        super().__init__("; ".join(map(str, self.refused[:_SHOWN])) + more)
 
 
 class Dropped(Exception):

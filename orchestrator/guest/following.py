@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Mapping
 from typing import Protocol
 
 from orchestrator.guest.attendant import Attendant
@@ -16,11 +18,33 @@ class Sink(Protocol):
     async def write(self, data: bytes, /) -> None: ...
 
 
+class Unhurried:
+    """A sink that may take its time (its disk is full, say): what a write takes is not counted against `deadline`. The
+    guest meanwhile keeps what it cannot send, and the process goes on."""
+
+    def __init__(self, sink: Sink, deadline: asyncio.Timeout) -> None:
+        self._sink = sink
+        self._deadline = deadline
+
+    @property
+    def offset(self) -> int:
+        return self._sink.offset
+
+    async def write(self, data: bytes, /) -> None:
+        loop, until = asyncio.get_running_loop(), self._deadline.when()
+        began = loop.time()
+        self._deadline.reschedule(None)
+        try:
+            await self._sink.write(data)
+        finally:
+            self._deadline.reschedule(None if until is None else until + loop.time() - began)
+
+
 class NoProcess(Exception):
     """The guest has no such process. Never leaves the room."""
 
 
-async def pump(attendant: Attendant, sinks: dict[bytes, Sink], limit: int) -> bytes:
+async def pump(attendant: Attendant, sinks: Mapping[bytes, Sink], limit: int) -> bytes:
     """Give each sink its stream until the exit record comes, and return that. `sinks`: by kind of frame.
 
     Raises Dropped, StepFailed, NoProcess.

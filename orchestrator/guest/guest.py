@@ -1,7 +1,8 @@
 """A machine over SSH, as the runner sees it: what may be asked of it, in the order in which it is asked.
 
 Every step may be asked again, so a dropped connection is made anew, to the same host key, and the step repeated: a
-launch by its token, streams from the offsets that the sinks have reached, outputs from the first that is missing.
+launch by its token, streams from the offsets that the sinks have reached, outputs from the first that is missing. So
+another process, with another connection, can go on (`resume`) where one ended that held nothing but this.
 """
 
 from __future__ import annotations
@@ -17,17 +18,26 @@ import asyncssh
 from orchestrator.domain.errors import ConnectionLost, Unreachable
 from orchestrator.domain.outcome import Lost, Outcome, Usage
 from orchestrator.guest import wire
+from orchestrator.guest.adoption import Started, look_request, read_look
 from orchestrator.guest.attendant import Attendant
-from orchestrator.guest.errors import AlreadyStarted, Dropped, LaunchFailed, StepFailed, VmLost, printable
+from orchestrator.guest.errors import (
+    AlreadyStarted,
+    Dropped,
+    LaunchFailed,
+    OutputRefused,
+    StepFailed,
+    VmLost,
+    VmRestarted,
+    printable,
+)
 from orchestrator.guest.exit_record import outcome_of, parse_record, usage_of
-from orchestrator.guest.following import NoProcess, Sink, pump
+from orchestrator.guest.following import NoProcess, Sink, Unhurried, pump
 from orchestrator.guest.launch import Launch, start_request
 from orchestrator.guest.outputs import (
     MAX_ENTRIES,
     OutputEntry,
     OutputSink,
     Taking,
-    check_takeable,
     read_listing,
 )
 from orchestrator.guest.readiness import Facts, read_facts
@@ -115,7 +125,8 @@ class Guest:
         await self._persist(send)
 
     async def start(self, launch: Launch) -> None:
-        """Start the process. Raises AlreadyStarted when this VM has had one, LaunchFailed when systemd refuses."""
+        """Start the process. Raises AlreadyStarted when this VM has had one (VmRestarted: before it restarted),
+        LaunchFailed when systemd refuses."""
         text = start_request(launch)
 
         async def ask(connection: asyncssh.SSHClientConnection) -> None:
@@ -128,6 +139,8 @@ class Guest:
                         self._fresh, self._launch = attendant, launch
                     case "refused":
                         raise AlreadyStarted(f"the VM at {self._way} has had its process, and gets no second one")
+                    case "gone":
+                        raise VmRestarted(f"the VM at {self._way} has restarted since it had its process")
                     case "failed":
                         raise LaunchFailed(f"systemd would not start the process: {printable(why)}")
                     case _:
@@ -140,17 +153,29 @@ class Guest:
 
         await self._persist(ask)
 
+    async def resume(self, launch: Launch) -> Started:
+        """Take over a launch that another process may have started in this VM; starts nothing.
+
+        RUNNING, ENDED and GONE: `follow` goes on from the sinks' offsets, and all else is as if we had started it.
+        NEVER: it may be started now. Raises AlreadyStarted when the VM has had the process of another launch.
+        """
+        found = read_look(await self._run(look_request(launch)), str(self._way))
+        if found is not Started.NEVER:
+            self._launch = launch
+        return found
+
     async def follow(self, stdout: Sink, stderr: Sink, trace: Sink) -> tuple[Outcome, Usage]:
         """Give each sink its stream, while the process runs and to the end; then tell how it ended, and what it used.
 
         Returns Lost when the VM is gone or has restarted. Raises ConnectionLost when only the way to it is gone, or
-        when it does not say that the process has ended; LaunchFailed when the process was never started.
+        when it does not say that the process has ended (what the sinks' writes take is not counted); LaunchFailed when
+        the process was never started.
         """
         launch = self._launched()
-        sinks = {b"o": stdout, b"e": stderr, b"t": trace}
         within = launch.timeout_seconds + 2 * launch.kill_grace_seconds + _REPORT_SECONDS
 
         async def follow_once(_: asyncssh.SSHClientConnection) -> bytes:
+            sinks = {b"o": Unhurried(stdout, limit), b"e": Unhurried(stderr, limit), b"t": Unhurried(trace, limit)}
             attendant = await self._attend([sink.offset for sink in sinks.values()])
             try:
                 record = await pump(attendant, sinks, launch.max_log_bytes)
@@ -161,9 +186,9 @@ class Guest:
             return record
 
         try:
-            async with asyncio.timeout(within):
+            async with asyncio.timeout(within) as limit:
                 record = parse_record(
-                    await self._persist(follow_once, progress=lambda: sum(sink.offset for sink in sinks.values()))
+                    await self._persist(follow_once, progress=lambda: stdout.offset + stderr.offset + trace.offset)
                 )
         except TimeoutError as error:
             raise ConnectionLost(f"the guest did not say within {within:g} s that the process had ended") from error
@@ -194,12 +219,13 @@ class Guest:
     ) -> None:
         """Write these files to `sink`, each hashed on both ends.
 
-        Raises OutputRefused, which names the file, for what is not a regular file or that `task` cannot read;
-        StagingFailed for one that changed, and when all are more than `limit_bytes`.
+        Raises StagingFailed when all are more than `limit_bytes`. Raises OutputRefused when all that can be taken was,
+        and names the others: what is not a regular file, what `task` cannot read, what changed while it was read.
         """
-        check_takeable(entries, limit_bytes)
         taking = Taking(entries, sink, limit_bytes, progress)
         await self._persist(self._at_the_end(taking.take), progress=lambda: taking.done)
+        if taking.refused:
+            raise OutputRefused(taking.refused)
 
     async def close(self) -> None:
         """End the connection, not the process. Idempotent, never raises."""
@@ -224,7 +250,7 @@ class Guest:
         if left:
             await left.close()
         launch = self._launched()
-        words = [launch.token, *map(str, offsets), str(launch.max_log_bytes)]
+        words = [launch.token, *(str(min(at, launch.max_log_bytes)) for at in offsets), str(launch.max_log_bytes)]
         return Attendant(await wire.ask(self._connection, wire.request("attend", *words, body="attend.py")))
 
     def _at_the_end(self, ask: Callable[[Attendant], Coroutine[Any, Any, _T]]) -> _Work[_T]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import secrets
 import shlex
 from collections.abc import Mapping
@@ -28,6 +29,8 @@ DEFAULT_ENVIRONMENT: Mapping[str, str] = {
     "USER": "task",
 }
 
+_TOKEN = re.compile(r"[A-Za-z0-9._-]{1,128}")
+
 _OURS = 4
 """Tasks of ours inside the unit, which do not count against the process: strace, and the shell of the exit record."""
 
@@ -41,7 +44,8 @@ class Launch:
     memory_bytes, processes: limits for the process and its children together; no swap.
     trace: the words in front of the command, from `orchestrator.trace.command`; they must write to TRACE_PATH.
     max_log_bytes: of each of stdout, stderr and trace; what is over it stays in the guest.
-    token: says whose launch it is, so that one whose answer was lost can be repeated.
+    token: says whose launch it is, so that one whose answer was lost can be repeated, and another can take it over by
+    the same token: 1 to 128 of letters, digits, ".", "_" and "-".
     """
 
     argv: tuple[str, ...]
@@ -55,6 +59,8 @@ class Launch:
     token: str = field(default_factory=lambda: secrets.token_hex(8))
 
     def __post_init__(self) -> None:
+        if not _TOKEN.fullmatch(self.token):
+            raise ValueError(f"no token: {self.token!r}")
         if not self.argv:
             raise ValueError("argv is empty")
         texts = (*self.argv, *self.environment, *self.environment.values())

@@ -15,7 +15,7 @@ from typing import Protocol
 
 from orchestrator.domain.errors import StagingFailed
 from orchestrator.guest.attendant import Attendant
-from orchestrator.guest.errors import OutputRefused, StepFailed, printable
+from orchestrator.guest.errors import Refused, StepFailed, printable
 
 Progress = Callable[[int, int], None]
 
@@ -103,31 +103,42 @@ def _entry(line: bytes) -> OutputEntry:
         raise StepFailed(f"the guest's listing cannot be read: {error}") from error
 
 
-def check_takeable(entries: Sequence[OutputEntry], limit: int) -> None:
-    """Raise OutputRefused for an entry that is no regular file, StagingFailed when all are more than `limit` bytes."""
-    for entry in entries:
-        if entry.kind is not OutputKind.FILE:
-            raise OutputRefused(entry.path, f"it is {_SAYS[entry.kind]}; only regular files are taken")
-    total = sum(entry.size for entry in entries)
-    if total > limit:
-        raise StagingFailed(f"the outputs have {total} bytes, and at most {limit} are taken")
+def takeable(entries: Sequence[OutputEntry]) -> tuple[list[OutputEntry], list[Refused]]:
+    """The regular files among them, and the others."""
+    files = [entry for entry in entries if entry.kind is OutputKind.FILE]
+    others = [
+        Refused(entry.path, f"it is {_SAYS[entry.kind]}; only regular files are taken")
+        for entry in entries
+        if entry.kind is not OutputKind.FILE
+    ]
+    return files, others
+
+
+class _NotTaken(Exception):
+    """The file whose turn it is does not come out. The message says why."""
 
 
 class Taking:
-    """Taking files, in order, from one attendant or more: what was committed stays when a connection drops."""
+    """Taking files, in order, from one attendant or more: what was committed stays when a connection drops. `refused`:
+    those that would not come out; they keep no other from it.
+
+    Raises StagingFailed when all are more than `limit` bytes.
+    """
 
     def __init__(self, entries: Sequence[OutputEntry], sink: OutputSink, limit: int, progress: Progress | None) -> None:
-        self._left = list(entries)
+        self._left, self.refused = takeable(entries)
         self._count = len(self._left)
         self._sink = sink
         self._limit = limit
         self._progress = progress
-        self._total = sum(entry.size for entry in entries)
+        self._total = sum(entry.size for entry in self._left)
         self._taken = 0
+        if self._total > limit:
+            raise StagingFailed(f"the outputs have {self._total} bytes, and at most {limit} are taken")
 
     @property
     def done(self) -> int:
-        """Files committed."""
+        """Files committed or refused."""
         return self._count - len(self._left)
 
     async def take(self, attendant: Attendant) -> None:
@@ -137,13 +148,16 @@ class Taking:
         names = b"".join(entry.path.encode(errors="surrogateescape") + b"\0" for entry in self._left)
         await attendant.send(b"read %d\n" % len(names) + names)
         while self._left:
-            await self._take_one(attendant, self._left[0])
+            try:
+                await self._take_one(attendant, self._left[0])
+            except _NotTaken as why:
+                self.refused.append(Refused(self._left[0].path, str(why)))
             self._left.pop(0)
 
     async def _take_one(self, attendant: Attendant, entry: OutputEntry) -> None:
         kind, payload = await _frame(attendant)
         if kind == b"!":
-            raise OutputRefused(entry.path, printable(payload.decode(errors="replace")))
+            raise _NotTaken(printable(payload.decode(errors="replace")))
         size = int(payload) if kind == b"f" and payload.isdigit() and len(payload) < 20 else -1
         if size < 0:
             raise StepFailed(f"the guest sent a frame of kind {kind!r} where a file was to begin")
@@ -175,12 +189,12 @@ class Taking:
                 case b"h":
                     theirs, _, state = payload.partition(b" ")
                     if state != b"same" or done != size or size != entry.size:
-                        raise StagingFailed(f"output {printable(entry.path)}: it changed while it was read")
+                        raise _NotTaken("it changed while it was read")
                     if theirs.decode("ascii", "replace") != hashed.hexdigest():
-                        raise StagingFailed(f"output {printable(entry.path)}: its sha256 in the guest is not what came")
+                        raise _NotTaken("its sha256 in the guest is not what came")
                     return hashed.hexdigest()
                 case b"!":
-                    raise OutputRefused(entry.path, printable(payload.decode(errors="replace")))
+                    raise _NotTaken(printable(payload.decode(errors="replace")))
                 case _:
                     raise StepFailed(f"the guest sent a frame of kind {kind!r} in the middle of a file")
 

@@ -9,7 +9,7 @@ import pytest
 
 from orchestrator.domain.errors import ConnectionLost
 from orchestrator.domain.outcome import Exited, Lost, Outcome, OutOfMemory, Signaled, TimedOut, Usage
-from orchestrator.guest import AlreadyStarted, LaunchFailed, StepFailed
+from orchestrator.guest import AlreadyStarted, LaunchFailed, StepFailed, VmRestarted
 from tests.guest_ends import Sinks, launch, misbehaving, simulated
 from tests.misbehaving_ssh import Meets, drops_after, frame, never_answers, says, stays_after
 
@@ -208,6 +208,7 @@ async def test_systemd_and_strace_are_not_taken_for_the_process() -> None:
 @pytest.mark.parametrize(
     ("answer", "error", "complaint"),
     [
+        (says(b"gone\n"), VmRestarted, "has restarted since it had its process"),
         (says(b"failed Unknown assignment: x\n"), LaunchFailed, "systemd would not start the process: Unknown"),
         (says(b"hello\n"), StepFailed, "answered 'hello'"),
         (says(b"", 2, b"sh: syntax error"), StepFailed, r"status 2\): sh: syntax error"),

@@ -160,10 +160,41 @@ async def test_outputs_are_listed_and_come_out_whole() -> None:
 
 @pytest.mark.parametrize("kind", [kind for kind in OutputKind if kind is not OutputKind.FILE])
 async def test_only_a_regular_file_is_taken(kind: OutputKind) -> None:
-    async with simulated() as (guest, _):
+    async with misbehaving(stays_after(b"started\n" + RECORD + sent(b"1"))) as (guest, _):
+        await guest.start(launch("x"))
+        await guest.follow(*Sinks())
+        outputs = MemoryOutputs()
         with pytest.raises(OutputRefused, match=r"output shadow: it is .*only regular files are taken") as refused:
-            await guest.stage_out([file("shadow", kind=kind)], MemoryOutputs(), limit_bytes=10)
-    assert refused.value.path == "shadow"
+            await guest.stage_out([file("shadow", kind=kind), file("f")], outputs, limit_bytes=1)
+    assert [each.path for each in refused.value.refused] == ["shadow"]
+    assert outputs.files == {"f": b"1"}
+
+
+async def test_one_that_is_refused_keeps_no_other_from_coming_out() -> None:
+    """Each in its turn, also over a dropped connection: nothing is asked for again, and nothing is forgotten."""
+    denied, gone = frame(b"!", b"Permission denied"), frame(b"f", b"2") + frame(b"d", b"1") + frame(b"!", b"I/O error")
+    first = drops_after(b"started\n" + RECORD + sent(b"1") + denied + sent(b"3"))
+    then = stays_after(RECORD + gone + sent(b"5", b"changed") + sent(b"6"))
+    async with misbehaving([first, then]) as (guest, _):
+        await guest.start(launch("x"))
+        await guest.follow(*Sinks())
+        outputs = MemoryOutputs()
+        with pytest.raises(OutputRefused) as refused:
+            await guest.stage_out([file(name) for name in "abcdef"], outputs, limit_bytes=10)
+    assert str(refused.value) == (
+        "output b: Permission denied; output d: I/O error; output e: it changed while it was read"
+    )
+    assert outputs.files == {"a": b"1", "c": b"3", "f": b"6"}
+    assert outputs.aborted == ["d", "e"]
+
+
+async def test_of_many_that_are_refused_only_a_few_are_named() -> None:
+    async with simulated() as (guest, _):
+        await guest.start(launch("true"))
+        await guest.follow(*Sinks())
+        with pytest.raises(OutputRefused, match=r"^(output \d: not a regular file; ){5}and 2 more$") as refused:
+            await guest.stage_out([file(str(n)) for n in range(7)], MemoryOutputs(), limit_bytes=10)
+    assert len(refused.value.refused) == 7
 
 
 async def test_outputs_over_the_limit_are_not_even_asked_for() -> None:
@@ -177,9 +208,9 @@ async def test_outputs_over_the_limit_are_not_even_asked_for() -> None:
     [
         (frame(b"!", b"not a regular file"), OutputRefused, "output f: not a regular file"),
         (frame(b"!", b"Permission \x1bdenied"), OutputRefused, r"output f: Permission \\x1bdenied"),
-        (sent(b"1", b"changed"), StagingFailed, "output f: it changed while it was read"),
-        (sent(b"12"), StagingFailed, "output f: it changed while it was read"),
-        (sent(b"1", claimed=b"0" * 64), StagingFailed, "its sha256 in the guest is not what came"),
+        (sent(b"1", b"changed"), OutputRefused, "output f: it changed while it was read"),
+        (sent(b"12"), OutputRefused, "output f: it changed while it was read"),
+        (sent(b"1", claimed=b"0" * 64), OutputRefused, "its sha256 in the guest is not what came"),
         (sent(b"1" * 11), StagingFailed, "output f: more than 10 bytes in all"),
         (frame(b"f", b"1") + frame(b"d", b"12"), StepFailed, "more of a file than it announced"),
         (frame(b"f", b"-1"), StepFailed, "where a file was to begin"),

@@ -8,7 +8,7 @@ Writes frames: one byte of kind, four of length (big-endian), the payload.
     n       there is no such process, and why
     l       entries of /task/out, each "kind mode size mtime name" and a NUL;  k  that was all of it
     f       a file begins, of that many bytes;  d  its bytes;  h  its sha256, and "same" or "changed"
-    !       a request was refused, and why
+    !       a listing, or the file whose turn it is, was refused, and why
 
 Reads requests, after x or n: "list MAX", or "read LENGTH", which LENGTH bytes of paths follow, each ended by a NUL.
 When its input ends, it ends.
@@ -203,21 +203,23 @@ def serve(requests: Any) -> None:
     sha256 = None
     while line := requests.readline():
         words = line.split()
-        try:
-            if words[0] == b"list":
-                why = listing(int(words[1]))
-            else:
-                become_task()
-                sha256 = sha256 or sha256_of_c()
-                why = None
-                for path in requests.read(int(words[1])).split(b"\0")[:-1]:
-                    why = send_file(path, sha256)
-                    if why:
-                        break
-        except OSError as error:
-            why = error.strerror
-        if why:
-            send(b"!", why.encode())
+        if words[0] == b"list":
+            answer(listing, int(words[1]))
+            continue
+        become_task()
+        sha256 = sha256 or sha256_of_c()
+        for path in requests.read(int(words[1])).split(b"\0")[:-1]:
+            answer(send_file, path, sha256)
+
+
+def answer(work: Any, *words: Any) -> None:
+    """One refusal ends no other's turn."""
+    try:
+        why = work(*words)
+    except OSError as error:
+        why = error.strerror
+    if why:
+        send(b"!", why.encode())
 
 
 follow(sys.argv[2], [int(word) for word in sys.argv[3:6]], int(sys.argv[6]))

@@ -1,9 +1,12 @@
 # Start the process as the transient unit mayfly-task.service, once and never again; then become the attendant.
 # Words: token, time-out and grace in seconds, memory in bytes, tasks, bytes of each stream to send.
 # Variables: launch (the unit's command), record (what it runs when it is over), attend (the attendant's program).
-# The first line written is "started", "refused" (this VM has had its process), or "failed" and why.
+# The first line written is "started", "refused" (this VM has had its process), "gone" (it had, before it restarted), or
+# "failed" and why.
 umask 077
 run=/run/mayfly-task logs=/var/lib/mayfly-task
+# A token is gone after a restart, the trace, which is made later, is not: see look.sh.
+[ -e "$logs/trace" ] && ! [ -e "$run/token" ] && { echo gone; exit 0; }
 mkdir -p "$run" "$logs" || exit
 set -C
 if echo "$2" 2>/dev/null >"$run/token"; then
@@ -22,6 +25,7 @@ if echo "$2" 2>/dev/null >"$run/token"; then
     # Room that the process cannot take away: a full disk must not end the trace, which strace (-A) writes into it.
     : >"$logs/trace"
     fallocate --keep-size --length 64M "$logs/trace" 2>/dev/null
+    sync "$logs/trace" # whatever happens to the machine from here on, it will know that a process may have run in it
     if ! why=$(systemd-run --quiet --collect --unit=mayfly-task --service-type=exec --working-directory=/task/out \
         -p StandardInput=null -p StandardOutput=null -p StandardError=null -p UMask=0022 -p IgnoreSIGPIPE=no \
         -p PrivateNetwork=yes -p NoNewPrivileges=yes -p PrivateTmp=yes -p ProtectSystem=strict -p ProtectProc=invisible \

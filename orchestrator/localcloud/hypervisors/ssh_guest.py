@@ -117,6 +117,8 @@ class SimulatedGuest:
                 case ["mayfly-start", token, timeout, grace, memory, _tasks, limit]:
                     if await self._start(session, token, float(timeout), float(grace), int(memory), _launched(rest)):
                         await self._attend(session, token, [0, 0, 0], int(limit))
+                case ["mayfly-look", token]:
+                    session.stdout.write(self._look(token).encode())
                 case ["mayfly-attend", token, out, err, trace, limit]:
                     await self._attend(session, token, [int(out), int(err), int(trace)], int(limit))
                 case ["mayfly-stop", grace]:
@@ -169,6 +171,13 @@ class SimulatedGuest:
             self._scenario = Scenario(argv, limit, grace, memory, drop=self._drop, power_off=self._power_off)
         session.stdout.write(b"started\n")
         return True
+
+    def _look(self, token: str) -> str:
+        if self._scenario is None:
+            return "never\n"
+        if token != self._token:
+            return "other\n"
+        return "ended\n" if self._scenario.record else "running\n"
 
     async def _power_off(self) -> None:
         if self._server:
@@ -257,7 +266,7 @@ async def _read(session: _Session, scenario: Scenario | None, names: list[bytes]
         content = outputs.get(name.decode(errors="surrogateescape"))
         if content is None:
             await _frame(session, b"!", b"not a regular file")
-            return
+            continue
         await _frame(session, b"f", b"%d" % len(content))
         for at in range(0, len(content), _CHUNK):
             await _frame(session, b"d", content[at : at + _CHUNK])
