@@ -21,13 +21,28 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from orchestrator import log as logs
 from orchestrator.localcloud.defaults import make_directories
 from orchestrator.localcloud.hypervisors import Hypervisor
-from orchestrator.localcloud.hypervisors.simulated import SimulatedHypervisor
+from orchestrator.localcloud.hypervisors.hosted import HostedHypervisor, end_machines
 from orchestrator.localcloud.knobs import CloudSettings
 from orchestrator.localcloud.server import LocalCloud
+
+__all__ = [
+    "HYPERVISORS",
+    "AlreadyRunning",
+    "CloudNotStarted",
+    "Endpoint",
+    "end_machines",
+    "fault",
+    "make_hypervisor",
+    "serve",
+    "start",
+    "status",
+    "stop",
+]
 
 log = logging.getLogger(__name__)
 
@@ -154,6 +169,18 @@ def stop(home: Path) -> bool:
     return True
 
 
+def fault(home: Path, order: dict[str, Any]) -> None:
+    """Inject a fault into the cloud of this home, as `mayfly.fault` takes it. Raises ValueError with the cloud's words
+    when it is none, CloudNotStarted when no cloud runs, OSError when it does not answer."""
+    running = status(home)
+    if running is None:
+        raise CloudNotStarted(f"no local cloud runs on {home}")
+    session = running.auth_path.read_text().strip()
+    reply: Any = xmlrpc.client.ServerProxy(running.url).mayfly.fault(session, json.dumps(order))
+    if not reply[0]:
+        raise ValueError(reply[1])
+
+
 def _start_time(pid: int) -> int | None:
     """When a process started, in clock ticks since boot; None when it has ended (a zombie has)."""
     try:
@@ -201,7 +228,7 @@ def make_hypervisor(name: str, home: Path) -> Hypervisor:
 
             return QemuHypervisor(home)
         case "simulated":
-            return SimulatedHypervisor()
+            return HostedHypervisor(home)
         case _:
             raise ValueError(f"no such hypervisor: {name}")
 

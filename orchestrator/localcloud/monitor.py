@@ -7,7 +7,6 @@ import time
 
 from orchestrator.localcloud import capacity
 from orchestrator.localcloud.cloud import Cloud, log, now
-from orchestrator.localcloud.hypervisors import Power
 from orchestrator.localcloud.lifecycle import Lifecycle
 from orchestrator.localcloud.model import Host, Lcm, Vm, VmState
 
@@ -48,10 +47,11 @@ class Monitor:
         if figures_due:
             self._figures_at = time.monotonic() + self._cloud.settings.figures_interval
         self._dead_since = {vm_id: since for vm_id, since in self._dead_since.items() if vm_id in running}
+        alive = self._cloud.hypervisor.running(running) if running else set()
         for vm_id in running:
             if self._cloud.closing.is_set():
                 return
-            if self._cloud.hypervisor.power(vm_id) == Power.OFF:
+            if vm_id not in alive:
                 self._found_dead(vm_id)
             else:
                 self._dead_since.pop(vm_id, None)

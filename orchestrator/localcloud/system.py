@@ -78,11 +78,12 @@ def acl_info(_cloud: Cloud, _caller: Caller) -> str:
 
 @calls.add("mayfly.fault", "s")
 def fault(cloud: Cloud, caller: Caller, order: str) -> int:
-    """No call of OpenNebula: one fault for the wire, as JSON (see `Faults.inject`). oneadmin only."""
+    """No call of OpenNebula: one fault, as JSON, of the wire and the scheduler (`Faults.inject`) or of a simulated
+    machine (`machine_faults`). oneadmin only."""
     if caller.user.oid != 0:
         caller.deny("Not authorized to inject faults.")
     try:
-        cloud.faults.inject(json.loads(order))
+        cloud.inject(json.loads(order))
     except ValueError as error:
         raise Refused(Code.API, str(error)) from None
     return 0

@@ -7,6 +7,7 @@ in a machine's directory.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -87,6 +88,9 @@ class Hypervisor(Protocol):
 
     def power(self, vm_id: int) -> Power:
         """What the machine does now, from the process table: also for machines started by an earlier cloud process."""
+
+    def running(self, vm_ids: Collection[int]) -> set[int]:
+        """Those of them that run now, as `power` has it, at the price of one question."""
 
     def epilog(self, vm_id: int, directory: Path) -> None:
         """Delete what the machine left on disk, except its console log; "already gone" is success."""

@@ -8,7 +8,7 @@ import shutil
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -121,6 +121,10 @@ class QemuHypervisor:
     def power(self, vm_id: int) -> Power:
         """From the process table."""
         return Power.RUNNING if self._running(vm_id) else Power.OFF
+
+    def running(self, vm_ids: Collection[int]) -> set[int]:
+        """From the process table."""
+        return {vm_id for vm_id in vm_ids if self._running(vm_id)}
 
     def epilog(self, vm_id: int, directory: Path) -> None:
         """Delete all but the console log. Raises HypervisorError for a machine that runs."""

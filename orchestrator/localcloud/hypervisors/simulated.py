@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
-from orchestrator.localcloud.hypervisors import HypervisorError, MachineSpec, NicSpec, Power
+from orchestrator.localcloud.hypervisors import HypervisorError, MachineSpec, NicSpec, Power, machine_faults
 
 
 class Closeable(Protocol):
@@ -84,6 +84,15 @@ class SimulatedHypervisor:
         with self._lock:
             return dict(self._machines)
 
+    def guests(self) -> dict[int, Closeable]:
+        """Who answers as the machines that run now."""
+        with self._lock:
+            return dict(self._guests)
+
+    def inject(self, order: dict[str, Any]) -> None:
+        """A fault as a document: see `machine_faults`. Raises ValueError."""
+        machine_faults.inject(self, order)
+
     def close(self) -> None:
         """End every guest, let every held method go."""
         for step in list(self._gates):
@@ -125,12 +134,20 @@ class SimulatedHypervisor:
         (spec.directory / "context.sh").write_text("\n".join(lines) + "\n")
 
     def boot(self, spec: MachineSpec) -> str:
+        """A machine that runs already goes on: whoever asks again did not live to hear so."""
         self._begin("boot", self.boot_takes)
+        if self.power(spec.vm_id) == Power.RUNNING:
+            return f"simulated-{spec.vm_id}"
         with (spec.directory / "console.log").open("a") as console:
             console.write(f"simulated machine {spec.vm_id} ({spec.name}) starts\n")
         with self._lock:
             self._machines[spec.vm_id] = spec
-        if self._guest is not None and (guest := self._guest(spec)) is not None:
+        try:
+            guest = self._guest(spec) if self._guest is not None else None
+        except HypervisorError:
+            self._off(spec.vm_id)
+            raise
+        if guest is not None:
             with self._lock:
                 self._guests[spec.vm_id] = guest
         return f"simulated-{spec.vm_id}"
@@ -153,6 +170,11 @@ class SimulatedHypervisor:
             self._off(vm_id)
         with self._lock:
             return Power.RUNNING if vm_id in self._machines else Power.OFF
+
+    def running(self, vm_ids: Collection[int]) -> set[int]:
+        for vm_id in list(self._switches_off_at):
+            self.power(vm_id)  # which takes notice of those that are off by now
+        return self.machines().keys() & set(vm_ids)
 
     def epilog(self, vm_id: int, directory: Path) -> None:
         self._begin("epilog", self.epilog_takes)

@@ -9,24 +9,26 @@ The command is the scenario; see `ssh_scenario`. It must be UTF-8: asyncssh's se
 from __future__ import annotations
 
 import asyncio
-import base64
 import hashlib
 import io
 import shlex
 import tarfile
 import threading
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
-from typing import Any, TypeVar
+from collections.abc import Awaitable, Callable, Mapping
+from pathlib import Path
+from typing import Any
 
 import asyncssh
 
 from orchestrator.localcloud.hypervisors import HypervisorError, MachineSpec
+from orchestrator.localcloud.hypervisors.guest_frames import Frames
+from orchestrator.localcloud.hypervisors.guest_loop import SharedLoop
+from orchestrator.localcloud.hypervisors.guest_network import GuestNetwork
+from orchestrator.localcloud.hypervisors.runs import RunLog
 from orchestrator.localcloud.hypervisors.ssh_scenario import Scenario
 
-_T = TypeVar("_T")
 _Session = asyncssh.SSHServerProcess[bytes]
-_CHUNK = 1 << 16
 
 Answer = Callable[["SimulatedGuest", _Session], Awaitable[None]]
 """What a guest does about a request, on the loop that all guests share. When it returns, the status is 0."""
@@ -44,15 +46,19 @@ class SimulatedGuest:
     """
 
     def __init__(
-        self, spec: MachineSpec, on_poweroff: Callable[[], None], answers: Mapping[str, Answer] | None = None
+        self,
+        spec: MachineSpec,
+        on_poweroff: Callable[[], None],
+        answers: Mapping[str, Answer] | None = None,
+        runs: Path | None = None,
     ) -> None:
         self.asked: list[str] = []
         self._spec = spec
+        self._runs = runs and RunLog(runs, spec.vm_id, spec.context.get("SET_HOSTNAME", ""))
         self._on_poweroff = on_poweroff
         self._answers = answers or {}
-        self._connections: set[asyncssh.SSHServerConnection] = set()
+        self._network = GuestNetwork(spec, self._serve)
         self._serving: set[asyncio.Task[Any] | None] = set()
-        self._server: asyncssh.SSHAcceptor | None = None
         self._token = ""
         self._scenario: Scenario | None = None
         self._closed = False
@@ -66,37 +72,27 @@ class SimulatedGuest:
 
     def drop_connections(self) -> None:
         """Drop every connection; the process goes on, and new connections are taken."""
-        _loop.run(self._drop())
+        _loop.run(self._network.drop())
+
+    def freeze(self, frozen: bool = True) -> None:
+        """The network is silent, both ways, and the process goes on; or all goes on."""
+        _loop.run(self._network.freeze(frozen))
+
+    def answer_after(self, seconds: float) -> None:
+        """Every request from now on is answered so much later."""
+        self._network.slow_seconds = seconds
 
     async def listen(self) -> None:
-        nic, context = self._spec.nics[0], self._spec.context
-        self._server = await asyncssh.listen(
-            nic.address,
-            nic.host_port,
-            server_factory=lambda: _Server(self._connections),
-            server_host_keys=[asyncssh.import_private_key(base64.b64decode(context["MAYFLY_HOST_KEY_BASE64"]))],
-            authorized_client_keys=asyncssh.import_authorized_keys(context["SSH_PUBLIC_KEY"]),
-            process_factory=self._serve,
-            encoding=None,
-            allow_scp=False,
-        )
+        await self._network.listen()
 
     async def _close(self) -> None:
-        if self._server:
-            self._server.close()
-            await self._server.wait_closed()
+        await self._network.stop_listening()
         if self._scenario:
             self._scenario.abandon()
-        await self._drop()
+        await self._network.drop()
         for serving in self._serving:
             if serving:
                 serving.cancel()
-
-    async def _drop(self) -> None:
-        connections = list(self._connections)
-        for connection in connections:
-            connection.abort()
-        await asyncio.gather(*(connection.wait_closed() for connection in connections), return_exceptions=True)
 
     async def _serve(self, session: _Session) -> None:
         first, _, rest = (session.command or "").partition("\n")
@@ -105,6 +101,7 @@ class SimulatedGuest:
         serving = asyncio.current_task()
         self._serving.add(serving)  # the loop itself holds a task that waits for nothing but weakly
         try:
+            await asyncio.sleep(self._network.slow_seconds)
             match words:
                 case [verb, *_] if verb in self._answers:
                     await self._answers[verb](self, session)
@@ -128,6 +125,7 @@ class SimulatedGuest:
                     session.stderr.write(b"not a request that a simulated guest knows\n")
                     session.exit(127)
                     return
+            await self._network.flowing.wait()
             session.exit(0)
         except (asyncssh.Error, OSError, asyncio.IncompleteReadError):
             session.close()
@@ -168,9 +166,15 @@ class SimulatedGuest:
             return False
         if not self._token:
             self._token = token
-            self._scenario = Scenario(argv, limit, grace, memory, drop=self._drop, power_off=self._power_off)
+            self._scenario = Scenario(
+                argv, limit, grace, memory, drop=self._network.drop, power_off=self._power_off, note=self._note
+            )
         session.stdout.write(b"started\n")
         return True
+
+    def _note(self, event: str, details: Mapping[str, Any]) -> None:
+        if self._runs:
+            self._runs.add(event, self._token, details)
 
     def _look(self, token: str) -> str:
         if self._scenario is None:
@@ -180,39 +184,41 @@ class SimulatedGuest:
         return "ended\n" if self._scenario.record else "running\n"
 
     async def _power_off(self) -> None:
-        if self._server:
-            self._server.close()
-        await self._drop()
+        await self._network.stop_listening()
+        await self._network.drop()
         # Not in a thread of the loop's: it may be this that closes the last guest, and with it the loop.
         threading.Thread(target=self._on_poweroff, daemon=True).start()
 
     async def _attend(self, session: _Session, token: str, offsets: list[int], limit: int) -> None:
-        scenario = self._scenario
+        scenario, frames = self._scenario, Frames(session, self._network.flowing)
         if scenario is None or token != self._token:
-            await _frame(session, b"n", b"the VM has restarted, and the process is gone")
+            await frames.send(b"n", b"the VM has restarted, and the process is gone")
         else:
-            await _follow(session, scenario, offsets, limit)
+            await frames.follow(scenario, offsets, limit)
         while line := await session.stdin.readline():
             words = line.split()
             if words[0] == b"list":
-                await _list(session, scenario, int(words[1]))
+                await frames.tell_outputs(scenario, int(words[1]))
             else:
                 names = (await session.stdin.readexactly(int(words[1]))).split(b"\0")[:-1]
-                await _read(session, scenario, names)
+                await frames.send_outputs(scenario, names)
 
 
 def start_guest(
-    spec: MachineSpec, on_poweroff: Callable[[], None] = lambda: None, answers: Mapping[str, Answer] | None = None
+    spec: MachineSpec,
+    on_poweroff: Callable[[], None] = lambda: None,
+    answers: Mapping[str, Answer] | None = None,
+    runs: Path | None = None,
 ) -> SimulatedGuest:
     """Answer as the guest of `spec`, at its first NIC's `address:host_port`, until closed. Blocks until it listens.
 
     The host key is the context's MAYFLY_HOST_KEY_BASE64, and SSH_PUBLIC_KEY may log in. `on_poweroff` is called, in a
     thread, when the scenario powers the machine off. `answers`, by verb ("mayfly-facts"), take the place of a sound
-    guest's. Raises HypervisorError.
+    guest's. `runs` is the file that its process counts itself in. Raises HypervisorError.
     """
     if not spec.nics:
         raise HypervisorError("a simulated guest needs a NIC")
-    guest = SimulatedGuest(spec, on_poweroff, answers)
+    guest = SimulatedGuest(spec, on_poweroff, answers, runs)
     _loop.acquire()
     try:
         _loop.run(guest.listen())
@@ -220,57 +226,6 @@ def start_guest(
         _loop.release()
         raise HypervisorError(f"the simulated guest cannot listen: {type(error).__name__}: {error}") from error
     return guest
-
-
-async def _frame(session: _Session, kind: bytes, payload: bytes) -> None:
-    session.stdout.write(kind + len(payload).to_bytes(4, "big") + payload)
-    await session.stdout.drain()
-
-
-async def _follow(session: _Session, scenario: Scenario, offsets: list[int], limit: int) -> None:
-    while True:
-        record, growth = scenario.record, scenario.growth()
-        moved = False
-        for number, (kind, log) in enumerate(zip((b"o", b"e", b"t"), scenario.logs, strict=True)):
-            data = bytes(log[offsets[number] : min(limit, offsets[number] + _CHUNK)])
-            if data:
-                await _frame(session, kind, data)
-                offsets[number] += len(data)
-                moved = True
-        if moved:
-            continue
-        if record:
-            names = ("stdout", "stderr", "trace")
-            cut = [name for name, log, at in zip(names, scenario.logs, offsets, strict=True) if len(log) > at]
-            await _frame(session, b"x", (record + f"cut={' '.join(cut)}\n").encode())
-            return
-        await growth
-
-
-async def _list(session: _Session, scenario: Scenario | None, most: int) -> None:
-    outputs = scenario.outputs if scenario else {}
-    if scenario and scenario.mute:
-        await asyncio.Event().wait()
-    if len(outputs) > most:
-        await _frame(session, b"!", f"more than {most} files and directories".encode())
-        return
-    for path, content in outputs.items():
-        kind, size = ("l", 11) if content is None else ("f", len(content))
-        await _frame(session, b"l", f"{kind} 644 {size} 1700000000 {path}\0".encode(errors="surrogateescape"))
-    await _frame(session, b"k", b"")
-
-
-async def _read(session: _Session, scenario: Scenario | None, names: list[bytes]) -> None:
-    outputs = scenario.outputs if scenario else {}
-    for name in names:
-        content = outputs.get(name.decode(errors="surrogateescape"))
-        if content is None:
-            await _frame(session, b"!", b"not a regular file")
-            continue
-        await _frame(session, b"f", b"%d" % len(content))
-        for at in range(0, len(content), _CHUNK):
-            await _frame(session, b"d", content[at : at + _CHUNK])
-        await _frame(session, b"h", hashlib.sha256(content).hexdigest().encode() + b" same")
 
 
 def _hashes(archive: bytes) -> bytes:
@@ -295,64 +250,4 @@ def _launched(rest: str) -> list[str]:
     return argv[next((at for at, word in enumerate(argv) if "=" not in word), len(argv)) :]
 
 
-class _Server(asyncssh.SSHServer):
-    """Knows its connections, to drop them."""
-
-    def __init__(self, connections: set[asyncssh.SSHServerConnection]) -> None:
-        self._connections = connections
-        self._mine: asyncssh.SSHServerConnection | None = None
-
-    def connection_made(self, conn: asyncssh.SSHServerConnection) -> None:
-        self._mine = conn
-        self._connections.add(conn)
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        if self._mine:
-            self._connections.discard(self._mine)
-
-
-class _SharedLoop:
-    """One event loop in one thread, there as long as somebody needs it."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._users = 0
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._thread: threading.Thread | None = None
-
-    def acquire(self) -> None:
-        with self._lock:
-            self._users += 1
-            if self._users == 1:
-                self._loop = asyncio.new_event_loop()
-                self._thread = threading.Thread(target=self._loop.run_forever, name="simulated guests", daemon=True)
-                self._thread.start()
-
-    def release(self) -> None:
-        with self._lock:
-            self._users -= 1
-            if self._users or self._loop is None or self._thread is None:
-                return
-            loop, thread = self._loop, self._thread
-            self._loop = self._thread = None
-            asyncio.run_coroutine_threadsafe(_cancel_all(), loop).result()
-            loop.call_soon_threadsafe(loop.stop)
-            thread.join()
-            loop.run_until_complete(loop.shutdown_default_executor())
-            loop.close()
-
-    def run(self, work: Coroutine[Any, Any, _T]) -> _T:
-        if self._loop is None:
-            work.close()
-            raise HypervisorError("no simulated guest runs")
-        return asyncio.run_coroutine_threadsafe(work, self._loop).result()
-
-
-async def _cancel_all() -> None:
-    others = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
-    for task in others:
-        task.cancel()
-    await asyncio.gather(*others, return_exceptions=True)
-
-
-_loop = _SharedLoop()
+_loop = SharedLoop()

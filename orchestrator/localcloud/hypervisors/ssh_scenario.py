@@ -14,6 +14,7 @@ argv is one statement, or `sh -c TEXT` holds several, parted by `;`. The stateme
     drop                            every connection to the guest drops, and the process goes on
     poweroff                        the machine goes off
     mute                            once it has ended, the guest never says which outputs there are
+    count WORD                      says so in the cloud's log of what ran (see `runs`)
 
 Anything else is not found: 127, as a shell has it.
 """
@@ -23,7 +24,15 @@ from __future__ import annotations
 import asyncio
 import shlex
 import signal
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
+
+Note = Callable[[str, Mapping[str, Any]], None]
+"""Takes down that the process started, counted a word, or ended."""
+
+
+def _unheard(event: str, details: Mapping[str, Any]) -> None:
+    pass
 
 
 class _End(Exception):
@@ -46,6 +55,7 @@ class Scenario:
         *,
         drop: Callable[[], Awaitable[None]],
         power_off: Callable[[], Awaitable[None]],
+        note: Note = _unheard,
     ) -> None:
         self.logs = (bytearray(), bytearray(), bytearray())
         self.outputs: dict[str, bytes | None] = {}
@@ -53,6 +63,7 @@ class Scenario:
         self.mute = False
         self._drop = drop
         self._power_off = power_off
+        self._note = note
         self._grace = grace
         self._memory = memory
         self._terminated = asyncio.Event()
@@ -79,6 +90,7 @@ class Scenario:
         self._task.cancel()
 
     async def _run(self, argv: list[str], seconds: float) -> None:
+        self._note("started", {"argv": argv})
         self._write(2, f'1 1700000000.000000 execve("/bin/{argv[0]}", [], 0x1 /* 7 vars */) = 0\n')
         clock = asyncio.create_task(self._expire(seconds))
         try:
@@ -94,6 +106,7 @@ class Scenario:
         lines = [f"result={result}", f"code={end.code}", f"status={end.status}", "launched=yes", "traced=yes"]
         lines += [f"oom_kill={int(end.oom)}", f"memory_peak={self._memory if end.oom else 1 << 20}", "cpu_usec=1000"]
         self.record = "\n".join(lines) + "\n"
+        self._note("ended", {"record": dict(line.split("=", 1) for line in lines)})
         self._tell()
 
     async def _expire(self, seconds: float) -> None:
@@ -142,6 +155,8 @@ class Scenario:
                 raise _End("dumped", "SEGV")
             case ["oom"]:
                 raise _End("killed", "KILL", oom=True)
+            case ["count", word]:
+                self._note("counted", {"count": word})
             case ["drop"]:
                 await self._drop()
             case ["mute"]:
