@@ -1,4 +1,4 @@
-"""Sizes and times as people write them in an inventory."""
+"""Sizes and times as people write them, in an inventory and at the command line."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pydantic import BeforeValidator
 
 _SIZE = re.compile(r"(\d+)\s*([KMGT])(?:i?B)?", re.IGNORECASE)
 _TIME = re.compile(r"(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m)?(?:(\d+(?:\.\d+)?)s)?")
+_SECONDS = re.compile(r"\d+(?:\.\d+)?")
 _POWER = {"K": 1, "M": 2, "G": 3, "T": 4}
 
 
@@ -25,13 +26,15 @@ def size_in_bytes(value: object) -> int:
 
 
 def time_in_seconds(value: object) -> float:
-    """`90s`, `2h`, `1h30m`, or a number of seconds; more than 0. Raises ValueError saying what is expected.
+    """`90s`, `2h`, `1h30m`, or a number of seconds (`90`); more than 0. Raises ValueError saying what is expected.
 
     >>> time_in_seconds("1h30m")
     5400.0
     """
     seconds = 0.0
     if isinstance(value, int | float) and not isinstance(value, bool):
+        seconds = float(value)
+    elif isinstance(value, str) and _SECONDS.fullmatch(value.strip()):
         seconds = float(value)
     elif isinstance(value, str) and (match := _TIME.fullmatch(value.strip())):
         days, hours, minutes, rest = (float(part or 0) for part in match.groups())
