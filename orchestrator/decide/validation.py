@@ -8,12 +8,13 @@ import math
 import re
 import shlex
 from collections.abc import Callable, Iterator, Mapping
+from datetime import datetime
 
 from orchestrator.decide.entrypoint import TASK_OUT, argv_of
 from orchestrator.decide.outputs import parts
 from orchestrator.domain.errors import InvalidTask
 from orchestrator.domain.pool import Pool
-from orchestrator.domain.task import Limits, TaskSpec
+from orchestrator.domain.task import MAX_PRIORITY, MIN_PRIORITY, Limits, TaskSpec, Terms
 
 LONGEST_COMMAND = 100_000
 """Bytes of all arguments and variables together, quoted as for a shell within a shell: they travel to the guest in one
@@ -21,19 +22,21 @@ such argument, with what starts them."""
 LEAST_MEMORY = 16 * 2**20
 """Bytes, with which a small process can start: the shell that starts it, and strace beside it, count as its own."""
 LONGEST_TITLE = 200
+MOST_ATTEMPTS = 100
+MOST_DEPENDENCIES = 1000
 LONGEST_NAME = 255
 LONGEST_PATH = 4000
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
-def validate(spec: TaskSpec, pools: Mapping[str, Pool]) -> None:
+def validate(spec: TaskSpec, pools: Mapping[str, Pool], *, now: datetime | None = None) -> None:
     """Raise InvalidTask, the first of `problems`."""
-    for problem in problems(spec, pools):
+    for problem in problems(spec, pools, now=now):
         raise problem
 
 
-def problems(spec: TaskSpec, pools: Mapping[str, Pool]) -> Iterator[InvalidTask]:
-    """All that is wrong with `spec`."""
+def problems(spec: TaskSpec, pools: Mapping[str, Pool], *, now: datetime | None = None) -> Iterator[InvalidTask]:
+    """All that is wrong with `spec`. `now`: when it is submitted; None leaves out what depends on it."""
     yield from _pool(spec, pools)
     yield from _name(spec.name)
     yield from _words(spec)
@@ -46,6 +49,9 @@ def problems(spec: TaskSpec, pools: Mapping[str, Pool]) -> Iterator[InvalidTask]
     yield from _environment(spec)
     if spec.pool in pools:
         yield from _limits(spec.limits, pools[spec.pool])
+    yield from _terms(spec.terms)
+    if spec.pool in pools and now is not None:
+        yield from _instant(spec.terms.not_before, pools[spec.pool], now)
 
 
 def _pool(spec: TaskSpec, pools: Mapping[str, Pool]) -> Iterator[InvalidTask]:
@@ -174,6 +180,28 @@ def _amount(
     elif asked > most:
         problem = f"is {shown(asked)}, above the {shown(most)} of pool {pool.name}"
         yield InvalidTask(field, problem, f"give at most {shown(most)}")
+
+
+def _terms(terms: Terms) -> Iterator[InvalidTask]:
+    if not MIN_PRIORITY <= terms.priority <= MAX_PRIORITY:
+        yield InvalidTask("priority", f"is {terms.priority}", f"give {MIN_PRIORITY} to {MAX_PRIORITY}")
+    if terms.max_attempts is not None and not 1 <= terms.max_attempts <= MOST_ATTEMPTS:
+        yield InvalidTask("attempts", f"is {terms.max_attempts}", f"give 1 to {MOST_ATTEMPTS}")
+    if len(terms.depends_on) > MOST_DEPENDENCIES:
+        problem = f"names {len(terms.depends_on)} tasks"
+        yield InvalidTask(
+            "depends_on", problem, f"at most {MOST_DEPENDENCIES}; let tasks between them gather the others"
+        )
+
+
+def _instant(not_before: datetime | None, pool: Pool, now: datetime) -> Iterator[InvalidTask]:
+    if not_before is None:
+        return
+    if not_before.tzinfo is None:
+        yield InvalidTask("not_before", f"{not_before.isoformat()} has no time zone", "add Z, or an offset as +01:00")
+    elif (not_before - now).total_seconds() > pool.max_queue_seconds:
+        problem = f"{not_before.isoformat()} is further ahead than a task of pool {pool.name} may wait"
+        yield InvalidTask("not_before", problem, f"at most {pool.max_queue_seconds / 3600:g} h ahead")
 
 
 def _size(count: int) -> str:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
 from orchestrator.decide.validation import problems, validate
 from orchestrator.domain.errors import InvalidTask
 from orchestrator.domain.pool import Pool
-from orchestrator.domain.task import Entrypoint, InputSpec, Limits, TaskSpec
+from orchestrator.domain.task import Entrypoint, InputSpec, Limits, TaskSpec, Terms
 
 POOLS = {
     "small": Pool(name="small", image="debian-12", max_timeout_seconds=60, max_processes=64),
@@ -128,3 +129,38 @@ def test_the_other_entry_points_want_no_command() -> None:
     assert list(problems(spec, POOLS)) == []
     [problem] = problems(replace(spec, command=("python3",)), POOLS)
     assert problem.field == "command"
+
+
+@pytest.mark.parametrize(
+    "terms, told",
+    [
+        (Terms(priority=101), "priority: is 101 (give -100 to 100)"),
+        (Terms(priority=-101), "priority: is -101"),
+        (Terms(max_attempts=0), "attempts: is 0 (give 1 to 100)"),
+        (Terms(max_attempts=101), "attempts: is 101"),
+        (Terms(depends_on=tuple(map(str, range(1001)))), "depends_on: names 1001 tasks"),
+    ],
+)
+def test_terms_that_cannot_be(terms: Terms, told: str) -> None:
+    with pytest.raises(InvalidTask) as refused:
+        validate(replace(GOOD, terms=terms), POOLS)
+    assert told in str(refused.value)
+
+
+def test_terms_at_their_limits() -> None:
+    for terms in (Terms(priority=-100, max_attempts=1), Terms(priority=100, max_attempts=100)):
+        validate(replace(GOOD, terms=terms), POOLS)
+
+
+def test_a_task_may_not_be_meant_for_later_than_it_may_wait() -> None:
+    now = datetime(2026, 3, 1, tzinfo=UTC)
+    limit = timedelta(seconds=POOLS["small"].max_queue_seconds)
+    validate(replace(GOOD, terms=Terms(not_before=now + limit)), POOLS, now=now)
+    validate(replace(GOOD, terms=Terms(not_before=now - limit)), POOLS, now=now)
+    for instant, told in (
+        (now + limit + timedelta(seconds=1), "further ahead than a task of pool small may wait (at most 720 h ahead)"),
+        (datetime(2026, 3, 2), "has no time zone (add Z, or an offset as +01:00)"),
+    ):
+        with pytest.raises(InvalidTask) as refused:
+            validate(replace(GOOD, terms=Terms(not_before=instant)), POOLS, now=now)
+        assert "not_before: " in str(refused.value) and told in str(refused.value)
