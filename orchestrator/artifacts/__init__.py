@@ -3,7 +3,9 @@
 from orchestrator.artifacts.archive import Artifacts, AttemptLogs, LogName, StagedEntry
 from orchestrator.artifacts.logs import Log, LogState, LogWriter
 from orchestrator.artifacts.outputs import OutputsWriter, OutputWriter
+from orchestrator.artifacts.patience import WhenFull
 from orchestrator.artifacts.trees import Entry, EntryKind, Tree
+from orchestrator.artifacts.upkeep import Swept
 
 __all__ = [
     "Artifacts",
@@ -17,5 +19,7 @@ __all__ = [
     "OutputWriter",
     "OutputsWriter",
     "StagedEntry",
+    "Swept",
     "Tree",
+    "WhenFull",
 ]

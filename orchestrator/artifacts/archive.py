@@ -4,12 +4,13 @@ root/blobs/ab/ab12…            contents by sha256
 root/attempts/TASK/N/stdout    logs of an attempt: stdout, stderr, trace, console
 root/attempts/TASK/N/outputs.json
 root/tmp                       what is being written
+root/lock                      held while a blob is made young or taken away
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from enum import StrEnum
@@ -22,7 +23,9 @@ from orchestrator.artifacts.export import check_target, export
 from orchestrator.artifacts.intake import read_tree
 from orchestrator.artifacts.logs import DEFAULT_LIMIT_BYTES, Log, LogWriter
 from orchestrator.artifacts.outputs import MAX_FILES, OutputsWriter, collecting
+from orchestrator.artifacts.patience import Patience, WhenFull
 from orchestrator.artifacts.trees import Entry, EntryKind, Tree
+from orchestrator.artifacts.upkeep import DAY_SECONDS, Swept, remove_folder, sweep
 from orchestrator.domain.errors import NotFound
 from orchestrator.domain.task import InputSpec
 
@@ -53,19 +56,22 @@ class StagedEntry:
 
 
 class AttemptLogs:
-    """Where one attempt writes. Its runner alone has one; everybody else reads through `Artifacts`."""
+    """Where one attempt writes. Its runner alone has one; everybody else reads through `Artifacts`. Whoever takes over
+    has another, which goes on where the logs end; what the former runner still writes then changes nothing."""
 
-    def __init__(self, folder: Path, blobs: Blobs, limit_bytes: int) -> None:
+    def __init__(self, folder: Path, blobs: Blobs, limit_bytes: int, when_full: WhenFull | None = None) -> None:
         self._folder = folder
         self._blobs = blobs
         self._limit = limit_bytes
+        self._patience = Patience(when_full)
         self.stdout = self._writer(LogName.STDOUT)
         self.stderr = self._writer(LogName.STDERR)
         self.trace = self._writer(LogName.TRACE)
         self.console = self._writer(LogName.CONSOLE)
 
     def _writer(self, name: LogName) -> LogWriter:
-        return LogWriter(self._folder / name, scratch=self._blobs.scratch, limit_bytes=self._limit)
+        scratch = self._blobs.scratch
+        return LogWriter(self._folder / name, scratch=scratch, limit_bytes=self._limit, patience=self._patience)
 
     def keep_evidence(self, text: str) -> None:
         """Put the machine's console log there; a later one replaces it. Raises HostDiskFull."""
@@ -76,7 +82,8 @@ class AttemptLogs:
         self, *, max_files: int = MAX_FILES, max_bytes: int | None = None
     ) -> AbstractAsyncContextManager[OutputsWriter]:
         """Take outputs; the manifest is written at the end of the block: see `outputs.collecting`."""
-        return collecting(self._folder / "outputs.json", self._blobs, max_files=max_files, max_bytes=max_bytes)
+        manifest = self._folder / "outputs.json"
+        return collecting(manifest, self._blobs, max_files=max_files, max_bytes=max_bytes, patience=self._patience)
 
 
 class Artifacts:
@@ -108,10 +115,18 @@ class Artifacts:
         """The files of each input by its dest, as `decide.entrypoint.check_contents` wants them."""
         return {each.dest: tuple(entry.path for entry in self.tree(each.blob).files) for each in inputs}
 
-    def attempt(self, task_id: str, number: int, *, limit_bytes: int = DEFAULT_LIMIT_BYTES) -> AttemptLogs:
-        """Where this attempt writes; `limit_bytes` for each log. Raises HostDiskFull."""
+    def attempt(
+        self,
+        task_id: str,
+        number: int,
+        *,
+        limit_bytes: int = DEFAULT_LIMIT_BYTES,
+        when_full: WhenFull | None = None,
+    ) -> AttemptLogs:
+        """Where this attempt writes; `limit_bytes` for each log. `when_full`: how long its writes wait for a full disk;
+        None: they raise HostDiskFull at once. Raises HostDiskFull."""
         with full_told():
-            return AttemptLogs(make_folder(self._folder(task_id, number)), self.blobs, limit_bytes)
+            return AttemptLogs(make_folder(self._folder(task_id, number)), self.blobs, limit_bytes, when_full)
 
     def log(self, task_id: str, number: int, name: LogName | str) -> Log:
         """A log to be read, perhaps while it grows."""
@@ -139,10 +154,26 @@ class Artifacts:
         export(tree, target, self.blobs)
         return tree
 
-    def _folder(self, task_id: str, number: int) -> Path:
+    def remove(self, task_id: str) -> None:
+        """Take away what the attempts of a task left. Idempotent. Blobs that nobody else names go when it is swept."""
+        remove_folder(self._task_folder(task_id), self.blobs.scratch)
+
+    def sweep(self, keep: Collection[str], *, older_than_seconds: float = DAY_SECONDS) -> Swept:
+        """Take away the blobs that nothing names: `keep` are the inputs' ids (`InputSpec.blob`) of all tasks that there
+        are, read from the database before this is called; attempts' outputs are kept without being asked for.
+
+        Safe beside submits and attempts that run: what was written, or asked to be written, within `older_than_seconds`
+        is kept. Raises ValueError, and takes nothing away, when a manifest cannot be read.
+        """
+        return sweep(self.root, self.blobs, keep, older_than_seconds)
+
+    def _task_folder(self, task_id: str) -> Path:
         if not _TASK_ID.fullmatch(task_id):
             raise ValueError(f"not a task's id: {task_id!r}")
-        return self.root / "attempts" / task_id / str(int(number))
+        return self.root / "attempts" / task_id
+
+    def _folder(self, task_id: str, number: int) -> Path:
+        return self._task_folder(task_id) / str(int(number))
 
 
 def _under(dest: str, path: str) -> str:

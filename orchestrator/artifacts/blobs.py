@@ -1,4 +1,7 @@
-"""Contents by their sha256. A blob is written once and never changed; the same content is kept once."""
+"""Contents by their sha256. A blob is written once and never changed; the same content is kept once.
+
+Its time of change says when it was last committed: young blobs are not swept, for what names them may come later.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-from orchestrator.artifacts.disk import fresh_file, full_told, make_folder, sync_folder, write_bulk
+from orchestrator.artifacts.disk import fresh_file, full_told, locked, make_folder, sync_folder, write_bulk
 from orchestrator.domain.errors import PlatformError
 
 CHUNK = 1 << 20
@@ -28,9 +31,13 @@ class BlobWriter:
         self.size = 0
 
     def write(self, data: bytes) -> None:
-        """Raises HostDiskFull."""
+        """Raises HostDiskFull, and then it may be written again."""
         with full_told():
-            write_bulk(self._fd, data)
+            try:
+                write_bulk(self._fd, data, self.size)
+            except BaseException:
+                os.ftruncate(self._fd, self.size)
+                raise
         self._hash.update(data)
         self.size += len(data)
 
@@ -40,16 +47,17 @@ class BlobWriter:
         return self._hash.hexdigest()
 
     def commit(self) -> str:
-        """Keep it; its id. Raises HostDiskFull."""
+        """Keep it; its id. Raises HostDiskFull, and then it may be committed again."""
         blob_id = self.sha256
         path = self._blobs.path(blob_id)
         with full_told():
-            if not path.exists():
-                os.fchmod(self._fd, 0o400)
-                os.fsync(self._fd)
-                make_folder(path.parent)
-                self._fresh.rename(path)
-                sync_folder(path.parent)
+            if self._blobs.renew(blob_id):
+                return blob_id
+            os.fchmod(self._fd, 0o400)
+            os.fsync(self._fd)
+            make_folder(path.parent)
+            self._fresh.rename(path)
+            sync_folder(path.parent)
         return blob_id
 
 
@@ -75,6 +83,36 @@ class Blobs:
             return self.path(blob_id).open("rb")
         except FileNotFoundError as error:
             raise PlatformError(f"{blob_id} is not in the artifact store any more") from error
+
+    def renew(self, blob_id: str) -> bool:
+        """Make it as young as if it had been written now, if it is there."""
+        with self._lock(shared=True):
+            try:
+                os.utime(self.path(blob_id))
+            except FileNotFoundError:
+                return False
+            return True
+
+    def remove(self, blob_id: str, before: float) -> int | None:
+        """Take it away, if it was committed before that instant (seconds since the epoch): its bytes, else None."""
+        with self._lock():
+            try:
+                found = self.path(blob_id).stat()
+            except FileNotFoundError:
+                return None
+            if found.st_mtime >= before:
+                return None
+            self.path(blob_id).unlink()
+            return found.st_size
+
+    @contextmanager
+    def _lock(self, *, shared: bool = False) -> Iterator[None]:
+        fd = os.open(make_folder(self._root) / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        try:
+            with locked(fd, shared=shared):
+                yield
+        finally:
+            os.close(fd)
 
     @contextmanager
     def writer(self) -> Iterator[BlobWriter]:

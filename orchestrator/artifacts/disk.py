@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import fcntl
 import os
 import secrets
 from collections.abc import Callable, Iterator
@@ -60,13 +61,17 @@ def write_all(fd: int, data: bytes) -> None:
         view = view[os.write(fd, view) :]
 
 
-def write_bulk(fd: int, data: bytes) -> None:
-    """`write_all`, of what may be large. Raises HostDiskFull, and writes nothing, when that would use the reserve."""
+def write_bulk(fd: int, data: bytes, at: int) -> None:
+    """Write what may be large at the offset `at`. Raises HostDiskFull, and writes nothing, when that would use the
+    reserve; OSError when the disk is full, and then some of it may be written: the same can be written again."""
     disk = os.fstatvfs(fd)
     free, reserve = disk.f_bavail * disk.f_frsize, min(RESERVE_BYTES, disk.f_blocks * disk.f_frsize // 10)
     if free < reserve + len(data):
         raise HostDiskFull(f"no space left on this machine but a reserve of {reserve} bytes for Mayfly's own records")
-    write_all(fd, data)
+    view = memoryview(data)
+    while view:
+        written = os.pwrite(fd, view, at)
+        view, at = view[written:], at + written
 
 
 def write_whole(path: Path, data: bytes, *, scratch: Path) -> None:
@@ -87,6 +92,16 @@ def sync_folder(path: Path) -> None:
         os.fsync(fd)
     finally:
         os.close(fd)
+
+
+@contextmanager
+def locked(fd: int, *, shared: bool = False) -> Iterator[None]:
+    """Hold the lock of an open file or folder inside the block, over all processes; blocks until it is free."""
+    fcntl.flock(fd, fcntl.LOCK_SH if shared else fcntl.LOCK_EX)
+    try:
+        yield
+    finally:
+        fcntl.flock(fd, fcntl.LOCK_UN)
 
 
 async def in_thread(work: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import os
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
-from orchestrator.artifacts.disk import full_told, in_thread, make_folder, write_bulk, write_whole
+from orchestrator.artifacts.disk import full_told, write_bulk, write_whole
+from orchestrator.artifacts.patience import Patience
 
 DEFAULT_LIMIT_BYTES = 1 << 30
 _READ_BYTES = 1 << 20
@@ -58,12 +60,24 @@ class Log:
 
 
 class LogWriter(Log):
-    """The log's one writer. Past `limit_bytes` it only counts, and leaves a mark beside the log that says so."""
+    """Writes the log. Past `limit_bytes` it only counts, and leaves a mark beside the log that says so.
 
-    def __init__(self, path: Path, *, scratch: Path, limit_bytes: int = DEFAULT_LIMIT_BYTES) -> None:
+    Writes go to the place in the log that they have in the stream, and nothing is ever cut off: whoever goes on with a
+    stream goes on where the log ends, and a former writer that wakes up can only write what is there already.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        scratch: Path,
+        limit_bytes: int = DEFAULT_LIMIT_BYTES,
+        patience: Patience | None = None,
+    ) -> None:
         super().__init__(path)
         self._scratch = scratch
         self._limit = limit_bytes
+        self._patience = patience or Patience()
         state = self.state()
         self._kept = state.kept_bytes
         self.offset = state.kept_bytes if state.seen_bytes is None else state.seen_bytes
@@ -71,34 +85,37 @@ class LogWriter(Log):
 
     async def mark_cut(self) -> None:
         """Say that there was more, of which nobody knows how much. Raises HostDiskFull."""
-        await in_thread(self._put_mark, None)
+        await self._patience.through(partial(self._put_mark, self._kept, None))
 
     async def write(self, data: bytes) -> None:
-        """Append. Raises HostDiskFull, and then nothing of `data` is in the log."""
-        await in_thread(self.append, data)
+        """Append. Raises HostDiskFull, and then `offset` has not moved: the next `write` begins there again."""
+        await self._patience.through(partial(self.append, data))
 
     def append(self, data: bytes) -> None:
         """`write`, blocking."""
         fits = b"" if self.offset > self._kept else data[: max(0, self._limit - self._kept)]
-        if fits:
-            with full_told():
+        kept, seen = self._kept + len(fits), self.offset + len(data)
+        with full_told():
+            if fits:
                 self._extend(fits)
-            self._kept += len(fits)
-        self.offset += len(data)
-        if self.offset > self._kept:
-            self._put_mark(self.offset)
+            if seen > kept:
+                self._put_mark(kept, seen)
+        self._kept, self.offset = kept, seen
 
-    def _put_mark(self, seen: int | None) -> None:
-        mark = {"kept_bytes": self._kept, "seen_bytes": seen, "limit_bytes": self._limit}
+    def _put_mark(self, kept: int, seen: int | None) -> None:
+        state = self.state()
+        if state.seen_bytes is None:
+            return
+        mark = {
+            "kept_bytes": kept,
+            "seen_bytes": None if seen is None else max(seen, state.seen_bytes),
+            "limit_bytes": self._limit,
+        }
         write_whole(self._mark, json.dumps(mark).encode(), scratch=self._scratch)
 
     def _extend(self, data: bytes) -> None:
-        make_folder(self.path.parent)
-        fd = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        fd = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         try:
-            write_bulk(fd, data)
-        except OSError:
-            os.ftruncate(fd, self._kept)  # all or nothing: the next try begins at `offset`
-            raise
+            write_bulk(fd, data, self._kept)
         finally:
             os.close(fd)

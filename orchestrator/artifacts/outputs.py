@@ -1,15 +1,22 @@
-"""Outputs of an attempt, as they come out of its machine: blobs, and one manifest at the end."""
+"""Outputs of an attempt, as they come out of its machine: blobs, and one manifest at the end.
+
+Who takes them may be replaced by another, and not know it: the manifest is written by the one who began last.
+"""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from contextlib import AbstractContextManager, asynccontextmanager
+import os
+import secrets
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AbstractContextManager, asynccontextmanager, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
 from orchestrator.artifacts.blobs import Blobs, BlobWriter
-from orchestrator.artifacts.disk import in_thread, write_whole
+from orchestrator.artifacts.disk import full_told, locked, write_whole
 from orchestrator.artifacts.names import checked_path
+from orchestrator.artifacts.patience import Patience
 from orchestrator.artifacts.trees import Entry, EntryKind, Tree
 from orchestrator.domain.errors import StagingFailed
 
@@ -28,25 +35,31 @@ class NamedFile(Protocol):
 class OutputWriter:
     """One output that is being written; ended by one `commit` or `abort`."""
 
-    def __init__(self, file: NamedFile, outputs: OutputsWriter, blob: AbstractContextManager[BlobWriter]) -> None:
+    def __init__(
+        self,
+        file: NamedFile,
+        outputs: OutputsWriter,
+        begun: tuple[AbstractContextManager[BlobWriter], BlobWriter],
+        patience: Patience,
+    ) -> None:
         self._path = file.path
         self._mode = file.mode & 0o777
         self._outputs = outputs
-        self._context = blob
-        self._blob = blob.__enter__()
+        self._context, self._blob = begun
+        self._patience = patience
         self._open = True
 
     async def write(self, data: bytes) -> None:
         """Raises HostDiskFull, StagingFailed when all outputs together are over their limit."""
         self._outputs.count(len(data))
-        await in_thread(self._blob.write, data)
+        await self._patience.through(partial(self._blob.write, data))
 
     async def commit(self, sha256: str) -> None:
         """Keep it. `sha256`: of what the machine read; StagingFailed if it is not what was written here."""
         if self._blob.sha256 != sha256:
             self.close()
             raise StagingFailed(f"output {self._path!r} came out changed: its sha256 is not the machine's")
-        blob_id = await in_thread(self._blob.commit)
+        blob_id = await self._patience.through(self._blob.commit)
         self._outputs.add(Entry(self._path, EntryKind.FILE, self._mode, self._blob.size, blob_id))
         self.close()
 
@@ -64,8 +77,9 @@ class OutputWriter:
 class OutputsWriter:
     """Takes outputs one by one. Names are the machine's, so they are checked here, whoever checked them before."""
 
-    def __init__(self, blobs: Blobs, *, max_files: int, max_bytes: int | None) -> None:
+    def __init__(self, blobs: Blobs, *, max_files: int, max_bytes: int | None, patience: Patience) -> None:
         self._blobs = blobs
+        self._patience = patience
         self._max_files = max_files
         self._max_bytes = max_bytes
         self._bytes = 0
@@ -84,11 +98,15 @@ class OutputsWriter:
             raise StagingFailed(f"output {path!r} is there twice")
         if len(self._names) >= self._max_files:
             raise StagingFailed(f"more than {self._max_files} outputs")
-        writer = OutputWriter(entry, self, self._blobs.writer())
+        writer = OutputWriter(entry, self, await self._patience.through(self._begin), self._patience)
         self._names.add(path)
         self._folders |= above
         self._opened.append(writer)
         return writer
+
+    def _begin(self) -> tuple[AbstractContextManager[BlobWriter], BlobWriter]:
+        blob = self._blobs.writer()
+        return blob, blob.__enter__()
 
     def count(self, size: int) -> None:
         self._bytes += size
@@ -104,15 +122,53 @@ class OutputsWriter:
             writer.close()
 
 
+class _Turn:
+    """Whose turn it is to write a manifest: a file beside it says so, and the lock of their folder guards both."""
+
+    def __init__(self, manifest: Path) -> None:
+        self._mark = manifest.with_suffix(".taker")
+        self._name = secrets.token_hex(8)
+
+    def take(self) -> None:
+        """It is ours from now on, whose ever it was. Raises HostDiskFull."""
+        with full_told(), self._held():
+            self._mark.write_text(self._name)
+
+    def use(self, write: Callable[[], None]) -> None:
+        """Call `write` if it is still ours; then it is nobody's. When `write` raises, it is still ours."""
+        with self._held():
+            if self._mark.is_file() and self._mark.read_text() == self._name:
+                write()
+                self._mark.unlink()
+
+    @contextmanager
+    def _held(self) -> Iterator[None]:
+        fd = os.open(self._mark.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            with locked(fd):
+                yield
+        finally:
+            os.close(fd)
+
+
 @asynccontextmanager
 async def collecting(
-    manifest: Path, blobs: Blobs, *, max_files: int = MAX_FILES, max_bytes: int | None = None
+    manifest: Path,
+    blobs: Blobs,
+    *,
+    max_files: int = MAX_FILES,
+    max_bytes: int | None = None,
+    patience: Patience | None = None,
 ) -> AsyncIterator[OutputsWriter]:
-    """Take outputs inside the block; at its end write the manifest of all that were committed.
+    """Take outputs inside the block; at its end write the manifest of all that were committed, in the place of any that
+    was there; unless somebody else has begun to take them since, for then it is theirs to write.
 
     When the block fails, what came out whole is evidence: it is kept, and the manifest says that it is not complete.
     """
-    writer = OutputsWriter(blobs, max_files=max_files, max_bytes=max_bytes)
+    patience = patience or Patience()
+    turn = _Turn(manifest)
+    await patience.through(turn.take)
+    writer = OutputsWriter(blobs, max_files=max_files, max_bytes=max_bytes, patience=patience)
     complete = False
     try:
         yield writer
@@ -120,4 +176,6 @@ async def collecting(
     finally:
         writer.close()
         tree = Tree.of(writer.entries, complete=complete)
-        await in_thread(write_whole, manifest, tree.to_json(), scratch=blobs.scratch)
+        write = partial(turn.use, partial(write_whole, manifest, tree.to_json(), scratch=blobs.scratch))
+        # a block that failed has waited long enough, or is not to wait at all
+        await (patience if complete else Patience()).through(write)
