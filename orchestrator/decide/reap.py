@@ -1,39 +1,58 @@
 """What upkeep closes: leases that ran out, VMs that nobody answers for, machines that no row knows.
 
-Facts from the database and the cloud go in, named decisions come out. A machine or row that merely looks lost is acted
-on at its second sighting only, because between the two readings one of them may have changed.
+Facts from the database and the cloud go in, named decisions come out. What merely looks lost is acted on at its second
+sighting only, because between the two readings it may have changed: a machine that is not listed, one that no row
+knows, and also a lease, for a clock that jumped makes all leases look old, and those of living runners have changed
+when they are seen again. While a lease is alive, its task and machine are its runner's, and nobody else touches them.
 """
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass, field
-from datetime import datetime
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
 from typing import assert_never
 
-from orchestrator.domain.outcome import Reason
+from orchestrator.decide.retry import Failure
+from orchestrator.domain.outcome import Reason, Verdict, stopped
+from orchestrator.domain.task import Stage
 from orchestrator.domain.vm import VmState
+
+ADOPT_SECONDS = 30.0
+"""How long a canceled task whose process may run is left to be adopted: a runner ends it better, with its outputs."""
 
 
 @dataclass(frozen=True, slots=True)
 class HeldTask:
-    """A task that a runner holds."""
+    """A task that a runner holds. deadline_at: the attempt's.
+
+    started: a process may have started (the attempt came to EXECUTING, wherever it is now). verdict: what its runner
+    wrote down to say once the machine is gone. Both matter only when the lease has run out.
+    """
 
     task_id: str
     attempt: int
     runner_id: str
     lease_expires_at: datetime
+    deadline_at: datetime
+    stage: Stage | None = None
+    started: bool = True
+    cancel_requested: bool = False
+    verdict: Verdict | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class OpenVm:
-    """A row that is not DESTROYED. cloud_id: None while OpenNebula's answer is not known. wanted: its task goes on."""
+    """A row that is not DESTROYED. cloud_id: None while OpenNebula's answer is not known. task_id, attempt: whose it
+    is; None: nobody's yet."""
 
     vm_id: str
     cloud_id: int | None
     state: VmState
     deadline_at: datetime
-    wanted: bool
+    task_id: str | None
+    attempt: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +66,8 @@ class SeenVm:
 
 @dataclass(frozen=True, slots=True)
 class Facts:
+    """All of each. To be read in the order `seen`, `vms`, `held`: what is made meanwhile is then never missed."""
+
     held: Collection[HeldTask] = ()
     vms: Collection[OpenVm] = ()
     seen: Collection[SeenVm] = ()
@@ -54,10 +75,18 @@ class Facts:
 
 @dataclass(frozen=True, slots=True)
 class Expire:
-    """End the attempt whose runner has let its lease run out."""
+    """End the attempt whose runner has let its lease run out; `decide.retry` says whether there is another."""
 
     task: HeldTask
-    reason: Reason = Reason.RUNNER_LOST
+    failure: Failure
+
+
+@dataclass(frozen=True, slots=True)
+class Conclude:
+    """Say of a task what its runner would have said."""
+
+    task: HeldTask
+    verdict: Verdict
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +99,7 @@ class Adopt:
 
 @dataclass(frozen=True, slots=True)
 class Destroy:
-    """Ask OpenNebula to end a machine that has a row (again, if it was asked before)."""
+    """Ask OpenNebula to end a machine that has a row (again, if it was asked before), and close the row on DONE."""
 
     vm_id: str
     cloud_id: int
@@ -93,42 +122,174 @@ class Close:
     proof: str
 
 
-Decision = Expire | Adopt | Destroy | DestroyOrphan | Close
+Decision = Expire | Conclude | Adopt | Destroy | DestroyOrphan | Close
+Plan = tuple[Decision, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Round:
-    """What to do now, and whom to suspect in the next round."""
+    """What to do now, and whom to suspect in the next round.
 
-    decisions: tuple[Decision, ...]
+    A plan's steps are done in order, and one that fails or comes too late ends it. Plans have nothing to do with each
+    other.
+    """
+
+    plans: tuple[Plan, ...]
     suspects: frozenset[str] = field(default=frozenset())
+
+    @property
+    def decisions(self) -> tuple[Decision, ...]:
+        """All steps of all plans."""
+        return tuple(step for plan in self.plans for step in plan)
 
 
 def reap(facts: Facts, suspects: Collection[str], now: datetime) -> Round:
-    """One round. `suspects`: those of the round before; with none, nothing is acted on that needs two sightings."""
-    suspected: set[str] = set()
+    """One round. `suspects`: those of the round before; with none, nothing is acted on that needs two sightings.
 
-    def twice(suspect: str) -> bool:
-        suspected.add(suspect)
-        return suspect in suspects
+    Rounds should lie further apart than a runner's heartbeats, so that a living one's lease has moved in between.
+    """
+    look = _Look(facts, suspects, now)
+    plans = [plan for task in facts.held if look.ran_out(task) for plan in _end(task, look)]
+    plans += [plan for vm in facts.vms for plan in _alone(vm, look)]
+    plans += look.orphans()
+    return Round(tuple(plans), frozenset(look.suspected))
 
-    decisions: list[Decision] = [Expire(task) for task in facts.held if task.lease_expires_at <= now]
-    matched = {vm.vm_id: _match(vm, facts.seen) for vm in facts.vms}
-    for vm in facts.vms:
-        seen = matched[vm.vm_id]
-        if seen is None:
-            if _may_be_missed(vm, now) and twice(f"missing {vm.vm_id}"):
-                decisions.append(Close(vm.vm_id, _not_listed(vm)))
-        elif seen.done:
-            decisions.append(Close(vm.vm_id, f"OpenNebula says DONE of VM {seen.cloud_id}"))
+
+class _Look:
+    """The facts, put together, and what is seen in them for the second time."""
+
+    def __init__(self, facts: Facts, suspects: Collection[str], now: datetime) -> None:
+        self.now = now
+        self.suspected: set[str] = set()
+        self._before = frozenset(suspects)
+        self._facts = facts
+        self._holders = {(task.task_id, task.attempt): task for task in facts.held}
+        self._gone = {key for key, task in self._holders.items() if task.lease_expires_at <= now}
+        self._gone = {key for key in self._gone if self._twice(_lease(self._holders[key]))}
+        self._vms_of: dict[tuple[str | None, int | None], list[OpenVm]] = defaultdict(list)
+        for vm in facts.vms:
+            self._vms_of[vm.task_id, vm.attempt].append(vm)
+        self.machine = {vm.vm_id: _match(vm, facts.seen) for vm in facts.vms}
+        self._missed = {vm.vm_id for vm in facts.vms if self._is_missed(vm)}
+
+    def ran_out(self, task: HeldTask) -> bool:
+        """Its lease, seen so twice."""
+        return (task.task_id, task.attempt) in self._gone
+
+    def holder(self, vm: OpenVm) -> HeldTask | None:
+        """The task that it is for, if that is held in the same attempt."""
+        return None if vm.task_id is None or vm.attempt is None else self._holders.get((vm.task_id, vm.attempt))
+
+    def vms_of(self, task: HeldTask) -> list[OpenVm]:
+        return self._vms_of[task.task_id, task.attempt]
+
+    def close(self, vm: OpenVm) -> Close | None:
+        """If there is proof that the machine is gone."""
+        machine = self.machine[vm.vm_id]
+        if machine is not None and machine.done:
+            return Close(vm.vm_id, f"OpenNebula says DONE of VM {machine.cloud_id}")
+        return Close(vm.vm_id, _not_listed(vm)) if vm.vm_id in self._missed else None
+
+    def destroy(self, vm: OpenVm, because: str) -> Plan:
+        """The steps that end its machine; none while it is ending, or OpenNebula does not list it."""
+        machine = self.machine[vm.vm_id]
+        if machine is None or machine.done:
+            return ()
+        if vm.state is VmState.DESTROYING:
+            if vm.deadline_at > self.now:
+                return ()
+            because = "it was asked to end, and has not by its deadline"
+        known = (Adopt(vm.vm_id, machine.cloud_id),) if vm.cloud_id is None else ()
+        return *known, Destroy(vm.vm_id, machine.cloud_id, because)
+
+    def orphans(self) -> Iterator[Plan]:
+        """A request that was sent twice may have made two machines with one tag: the second is an orphan, too. But
+        while a runner is about to hear which of them it has, neither is."""
+        answered_for = {machine.cloud_id for machine in self.machine.values() if machine is not None}
+        awaited = {vm.vm_id for vm in self._facts.vms if vm.cloud_id is None and self._is_held(vm)}
+        for machine in self._facts.seen:
+            if machine.done or machine.cloud_id in answered_for:
+                continue
+            if self._twice(f"orphan {machine.cloud_id}") and machine.vm_id not in awaited:
+                yield (DestroyOrphan(machine.cloud_id, f"no open VM of ours is this {machine.vm_id!r}"),)
+
+    def _is_held(self, vm: OpenVm) -> bool:
+        holder = self.holder(vm)
+        return holder is not None and not self.ran_out(holder)
+
+    def _is_missed(self, vm: OpenVm) -> bool:
+        """Not listed, seen twice. OpenNebula may still be making what it was asked for, until the deadline; and a
+        runner that holds it sees for itself."""
+        if self.machine[vm.vm_id] is not None or (vm.cloud_id is None and vm.deadline_at > self.now):
+            return False
+        return self._twice(f"missing {vm.vm_id}") and not self._is_held(vm)
+
+    def _twice(self, suspect: str) -> bool:
+        self.suspected.add(suspect)
+        return suspect in self._before
+
+
+def _end(task: HeldTask, look: _Look) -> Iterator[Plan]:
+    """What follows when nobody answers for a task any more. Its machine goes before the task ends, so that what we say
+    of a task is never said while its process may run; only an attempt that never started one, or that is beyond its
+    deadline anyway, ends at once."""
+    overdue = task.deadline_at <= look.now
+    adoptable = not overdue and _adoptable(task, look)
+    if task.verdict is not None:
+        yield from _ended(task, Conclude(task, task.verdict), "its attempt is over", look, at_once=overdue)
+    elif task.cancel_requested:
+        if not adoptable or look.now >= task.lease_expires_at + timedelta(seconds=ADOPT_SECONDS):
+            verdict = replace(stopped(None), message="canceled, when its runner had stopped answering")
+            yield from _ended(task, Conclude(task, verdict), "its task is canceled", look, at_once=overdue)
+    elif overdue:
+        late = f"it was at {_where(task)} beyond the attempt's deadline, and its runner had stopped answering"
+        failure = Failure(Reason.DEADLINE_PASSED, late, task.started, final=True)
+        yield from _ended(task, Expire(task, failure), "its attempt is over", look, at_once=True)
+    elif not adoptable:
+        message = f"runner {task.runner_id} stopped answering at {_where(task)}: its lease ran out"
+        if task.started:
+            message += ", and the machine is gone"
+        failure = Failure(Reason.RUNNER_LOST, message, task.started)
+        yield from _ended(task, Expire(task, failure), "its runner is lost", look, at_once=not task.started)
+
+
+def _ended(task: HeldTask, end: Expire | Conclude, because: str, look: _Look, *, at_once: bool) -> Iterator[Plan]:
+    """One plan: `end`, and what is to be done with the machine; nothing while the machine is ending."""
+    closes: Plan = ()
+    destroys: Plan = ()
+    still_there = False
+    for vm in look.vms_of(task):
+        if close := look.close(vm):
+            closes += (close,)
+        elif steps := look.destroy(vm, because):
+            destroys += steps
         else:
-            decisions += _listed(vm, seen, now)
-    answered_for = {seen.cloud_id for seen in matched.values() if seen is not None}
-    for machine in facts.seen:
-        # A request that was sent twice may have made two machines with one tag: the second is an orphan, too.
-        if not machine.done and machine.cloud_id not in answered_for and twice(f"orphan {machine.cloud_id}"):
-            decisions.append(DestroyOrphan(machine.cloud_id, f"no open VM of ours is this {machine.vm_id!r}"))
-    return Round(tuple(decisions), frozenset(suspected))
+            still_there = True
+    if at_once:
+        yield (*closes, end, *destroys)
+    elif not still_there:
+        yield (*closes, *destroys, end)
+    elif closes or destroys:
+        yield (*closes, *destroys)
+
+
+def _adoptable(task: HeldTask, look: _Look) -> bool:
+    """Another runner may go on with it: its process may run, or has ended, in a machine that is there."""
+    if task.stage not in (Stage.EXECUTING, Stage.STAGING_OUT):
+        return False
+    machines = [look.machine[vm.vm_id] for vm in look.vms_of(task) if vm.state is VmState.IN_USE]
+    return any(machine is not None and not machine.done for machine in machines)
+
+
+def _alone(vm: OpenVm, look: _Look) -> Iterator[Plan]:
+    """What is to be done with a machine for its own sake."""
+    holder = look.holder(vm)
+    if holder is not None and look.ran_out(holder):
+        return  # see `_end`
+    if close := look.close(vm):
+        yield (close,)
+    elif holder is None and (because := _why_destroy(vm, look.now)) and (steps := look.destroy(vm, because)):
+        yield steps
 
 
 def _match(vm: OpenVm, seen: Collection[SeenVm]) -> SeenVm | None:
@@ -139,35 +300,31 @@ def _match(vm: OpenVm, seen: Collection[SeenVm]) -> SeenVm | None:
     return min(tagged, key=lambda machine: (machine.done, machine.cloud_id), default=None)
 
 
-def _listed(vm: OpenVm, seen: SeenVm, now: datetime) -> Iterator[Decision]:
-    if vm.cloud_id is None:
-        yield Adopt(vm.vm_id, seen.cloud_id)
-    because = _why_destroy(vm, now)
-    if because:
-        yield Destroy(vm.vm_id, seen.cloud_id, because)
-
-
 def _why_destroy(vm: OpenVm, now: datetime) -> str:
-    late = vm.deadline_at <= now
+    """Of a machine that no lease holds."""
     match vm.state:
         case VmState.DESTROYING:
-            return "it was asked to end, and has not by its deadline" if late else ""
+            return "it was asked to end, and has not by its deadline"
         case VmState.REQUESTED | VmState.BOOTING | VmState.READY | VmState.IN_USE:
-            if not vm.wanted:
+            if vm.task_id is not None:
                 return "its attempt is over"
-            return f"it was {vm.state} beyond its deadline" if late else ""
+            return f"it was {vm.state} beyond its deadline" if vm.deadline_at <= now else ""
         case VmState.DESTROYED:
             return ""
         case _:
             assert_never(vm.state)
 
 
-def _may_be_missed(vm: OpenVm, now: datetime) -> bool:
-    """OpenNebula may still be making what it was asked for; until the deadline it is not missed."""
-    return vm.cloud_id is not None or vm.deadline_at <= now
-
-
 def _not_listed(vm: OpenVm) -> str:
     if vm.cloud_id is None:
         return f"OpenNebula never made it: twice it listed no VM tagged {vm.vm_id}"
     return f"OpenNebula does not list VM {vm.cloud_id} any more, seen twice"
+
+
+def _where(task: HeldTask) -> str:
+    return task.stage or "its very beginning"
+
+
+def _lease(task: HeldTask) -> str:
+    """A lease as it stands: the next heartbeat makes it another."""
+    return f"lease {task.task_id} {task.attempt} {task.runner_id} {task.lease_expires_at.isoformat()}"

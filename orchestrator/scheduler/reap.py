@@ -15,6 +15,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from orchestrator.decide.reap import (
     Adopt,
     Close,
+    Conclude,
     Decision,
     Destroy,
     DestroyOrphan,
@@ -22,11 +23,13 @@ from orchestrator.decide.reap import (
     Facts,
     HeldTask,
     OpenVm,
+    Plan,
     SeenVm,
     reap,
 )
 from orchestrator.domain.errors import MayflyError
-from orchestrator.domain.outcome import failed
+from orchestrator.domain.outcome import Verdict, failed
+from orchestrator.domain.task import TaskState
 from orchestrator.domain.vm import VmState
 from orchestrator.opennebula import Cloud, Phase
 from orchestrator.store import Finished, Lease, Store, VmMoved
@@ -48,8 +51,8 @@ class Reap:
         now = datetime.now(UTC)
         found = reap(await _load(store, cloud, now), self.suspects, now)
         self.suspects = found.suspects
-        done = await asyncio.gather(*(_try(decision, store, cloud) for decision in found.decisions))
-        return [line for line in done if line]
+        done = await asyncio.gather(*(_carry_out(plan, store, cloud) for plan in found.plans))
+        return [line for lines in done for line in lines]
 
 
 async def _load(store: Store, cloud: Cloud, now: datetime) -> Facts:
@@ -58,38 +61,42 @@ async def _load(store: Store, cloud: Cloud, now: datetime) -> Facts:
         SeenVm(vm.id, vm.tags.get("MAYFLY_VM", ""), vm.phase is Phase.DONE)
         for vm in await cloud.vms(store.installation_id)
     ]
+    vms = [
+        OpenVm(vm.id, vm.cloud_id, vm.state, vm.deadline_at or now, vm.task_id, vm.attempt)
+        for vm in await store.vms.open()
+    ]
+    # No runner adopts yet: without its stage, an attempt that was executing is ended as any other.
     held = [
-        HeldTask(task.id, task.attempt, task.runner_id, task.lease_expires_at)
-        for task in await store.tasks.expired(now=now)
+        HeldTask(task.id, task.attempt, task.runner_id, task.lease_expires_at, datetime.max.replace(tzinfo=UTC))
+        for task in await store.tasks.list(states=(TaskState.RUNNING, TaskState.WAITING), limit=100_000)
         if task.runner_id is not None and task.lease_expires_at is not None
     ]
-    vms = []
-    for vm in await store.vms.open():
-        wanted = False
-        if vm.task_id is not None:
-            task = await store.tasks.get(vm.task_id)
-            wanted = not task.state.over and task.attempt == vm.attempt
-        vms.append(OpenVm(vm.id, vm.cloud_id, vm.state, vm.deadline_at or now, wanted))
     return Facts(held, vms, seen)
 
 
-async def _try(decision: Decision, store: Store, cloud: Cloud) -> str:
-    """Do it, beside the others: a machine that will not go keeps none of them from being done."""
+async def _carry_out(plan: Plan, store: Store, cloud: Cloud) -> list[str]:
+    """Do its steps, beside the other plans: a machine that will not go keeps none of them from being done. A line for
+    each step that was done; the first that was not ends the plan."""
+    done: list[str] = []
     try:
-        return await _apply(decision, store, cloud)
+        for step in plan:
+            line = await _apply(step, store, cloud)
+            if not line:
+                break
+            done.append(line)
     except (MayflyError, SQLAlchemyError, OSError) as trouble:
-        return f"not done yet: {trouble}"
+        done.append(f"not done yet: {trouble}")
+    return done
 
 
 async def _apply(decision: Decision, store: Store, cloud: Cloud) -> str:
     """Do it; say what was done, or nothing when it came too late."""
     now = datetime.now(UTC)
     match decision:
-        case Expire(task, reason):
-            verdict = failed(reason, f"runner {task.runner_id} stopped answering: its lease ran out")
-            lease = Lease(task.task_id, task.attempt, task.runner_id)
-            done = await store.tasks.finish(Finished.by(lease, verdict), now=now, if_expired=True)
-            return f"task {task.task_id} failed: {verdict.message}" if done else ""
+        case Expire(task, failure):
+            return await _finish(store, task, failed(failure.reason, failure.message), now)
+        case Conclude(task, verdict):
+            return await _finish(store, task, verdict, now)
         case Adopt(vm_id, cloud_id):
             done = await store.vms.set_cloud_id(vm_id, cloud_id, now=now)
             return f"vm {vm_id} is OpenNebula's {cloud_id}" if done else ""
@@ -106,6 +113,12 @@ async def _apply(decision: Decision, store: Store, cloud: Cloud) -> str:
             return await _close(store, vm_id, proof)
         case _:
             assert_never(decision)
+
+
+async def _finish(store: Store, task: HeldTask, verdict: Verdict, now: datetime) -> str:
+    lease = Lease(task.task_id, task.attempt, task.runner_id)
+    done = await store.tasks.finish(Finished.by(lease, verdict), now=now, if_expired=True)
+    return f"task {task.task_id} {verdict.state.lower()}: {verdict.message}" if done else ""
 
 
 async def _close(store: Store, vm_id: str, proof: str) -> str:

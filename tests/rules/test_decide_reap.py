@@ -1,17 +1,18 @@
-"""What upkeep closes, and what it leaves alone; what may start."""
+"""What upkeep closes, and what it leaves alone."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from orchestrator.decide.admission import Room, why_not_start
 from orchestrator.decide.reap import (
+    ADOPT_SECONDS,
     Adopt,
     Close,
+    Conclude,
+    Decision,
     Destroy,
     DestroyOrphan,
     Expire,
@@ -22,12 +23,15 @@ from orchestrator.decide.reap import (
     SeenVm,
     reap,
 )
-from orchestrator.domain.outcome import Reason
-from orchestrator.domain.pool import Pool
+from orchestrator.decide.retry import Failure
+from orchestrator.domain.outcome import CANCELED_EXIT, Reason, Verdict
+from orchestrator.domain.task import Stage, TaskState
 from orchestrator.domain.vm import VmState
 
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
 PAST, FUTURE = NOW - timedelta(seconds=1), NOW + timedelta(seconds=1)
+LISTED, DONE = SeenVm(7, "v1", False), SeenVm(7, "v1", True)
+OVER = "its attempt is over"
 
 
 def twice(facts: Facts) -> Round:
@@ -35,142 +39,247 @@ def twice(facts: Facts) -> Round:
 
 
 def row(
-    state: VmState = VmState.IN_USE, cloud_id: int | None = 7, deadline_at: datetime = FUTURE, wanted: bool = True
+    state: VmState = VmState.IN_USE,
+    cloud_id: int | None = 7,
+    deadline_at: datetime = FUTURE,
+    task_id: str | None = "t",
+    vm_id: str = "v1",
 ) -> OpenVm:
-    return OpenVm("v1", cloud_id, state, deadline_at, wanted)
+    return OpenVm(vm_id, cloud_id, state, deadline_at, task_id, None if task_id is None else 1)
+
+
+def task(
+    stage: Stage | None = None,
+    *,
+    lease: datetime = PAST,
+    deadline_at: datetime = FUTURE,
+    cancel_requested: bool = False,
+    verdict: Verdict | None = None,
+    started: bool | None = None,
+) -> HeldTask:
+    began = stage in (Stage.EXECUTING, Stage.STAGING_OUT) if started is None else started
+    return HeldTask("t", 1, "r", lease, deadline_at, stage, began, cancel_requested, verdict)
+
+
+def lost(where: str, *, started: bool = False) -> Failure:
+    message = f"runner r stopped answering at {where}: its lease ran out"
+    return Failure(Reason.RUNNER_LOST, message + (", and the machine is gone" if started else ""), started)
+
+
+ALIVE = task(Stage.EXECUTING, lease=FUTURE)
 
 
 def test_what_goes_well_is_left_alone() -> None:
     facts = Facts(
-        held=[HeldTask("t", 1, "r", FUTURE)],
+        held=[ALIVE, HeldTask("t2", 4, "r", FUTURE, FUTURE), HeldTask("t3", 1, "r", FUTURE, FUTURE)],
         vms=[
             row(),
-            OpenVm("v2", None, VmState.REQUESTED, FUTURE, True),
-            OpenVm("v3", 9, VmState.DESTROYING, FUTURE, False),
+            OpenVm("v2", None, VmState.REQUESTED, FUTURE, "t2", 4),
+            OpenVm("v3", 9, VmState.DESTROYING, FUTURE, "t0", 1),
+            OpenVm("v4", 4, VmState.READY, FUTURE, None, None),
         ],
-        seen=[SeenVm(7, "v1", False), SeenVm(9, "v3", False), SeenVm(3, "v0", True)],
+        seen=[LISTED, SeenVm(9, "v3", False), SeenVm(3, "v0", True), SeenVm(4, "v4", False)],
     )
     assert twice(facts) == Round((), frozenset())
 
 
-def test_a_lease_that_ran_out_ends_its_attempt_at_once() -> None:
-    expired = HeldTask("t", 1, "r", NOW)
-    assert reap(Facts(held=[expired]), (), NOW).decisions == (Expire(expired, Reason.RUNNER_LOST),)
+@pytest.mark.parametrize("state", list(VmState)[:-1])
+@pytest.mark.parametrize("seen", [[LISTED], []])
+@pytest.mark.parametrize("cloud_id", [7, None])
+def test_while_its_lease_is_alive_a_machine_is_its_runners_however_late(
+    state: VmState, seen: list[SeenVm], cloud_id: int | None
+) -> None:
+    assert twice(Facts(held=[ALIVE], vms=[row(state, cloud_id, PAST)], seen=seen)).plans == ()
 
 
+@pytest.mark.parametrize("late", [PAST, FUTURE])
+def test_two_machines_with_the_tag_of_one_that_a_runner_is_about_to_hear_of_are_no_orphans(late: datetime) -> None:
+    facts = Facts([ALIVE], [row(VmState.REQUESTED, None, late)], [LISTED, SeenVm(8, "v1", False)])
+    assert twice(facts).plans == ()
+
+
+def test_a_lease_counts_as_run_out_when_it_is_seen_so_twice() -> None:
+    expired = task(lease=NOW)
+    first = reap(Facts(held=[expired]), (), NOW)
+    assert first.plans == ()
+    assert reap(Facts(held=[expired]), first.suspects, NOW).plans == ((Expire(expired, lost("its very beginning")),),)
+
+
+@pytest.mark.parametrize(
+    "meanwhile", [{"lease_expires_at": NOW - timedelta(seconds=0.5)}, {"runner_id": "other"}, {"attempt": 2}]
+)
+def test_a_lease_that_moved_between_two_sightings_is_a_living_runners(meanwhile: dict[str, object]) -> None:
+    """A clock that jumps ahead makes all leases look old; the next heartbeat makes each of the living ones another."""
+    first = reap(Facts(held=[task()]), (), NOW)
+    assert reap(Facts(held=[replace(task(), **meanwhile)]), first.suspects, NOW).plans == ()
+
+
+STAGES_BEFORE = [None, *list(Stage)[: list(Stage).index(Stage.EXECUTING)]]
+
+
+@pytest.mark.parametrize("stage", STAGES_BEFORE)
+def test_an_attempt_that_started_no_process_ends_first_and_its_machine_then(stage: Stage | None) -> None:
+    held = task(stage)
+    facts = Facts([held], [row(VmState.BOOTING)], [LISTED])
+    expire = Expire(held, lost(stage or "its very beginning"))
+    assert twice(facts).plans == ((expire, Destroy("v1", 7, "its runner is lost")),)
+
+
+def test_an_attempt_whose_machine_may_yet_be_made_ends_and_the_machine_is_settled_later() -> None:
+    held = task(Stage.PROVISIONING)
+    asked = row(VmState.REQUESTED, None)
+    assert twice(Facts([held], [asked])).plans == ((Expire(held, lost("PROVISIONING")),),)
+    made = twice(Facts([held], [asked], [LISTED])).plans
+    assert made == ((Expire(held, lost("PROVISIONING")), Adopt("v1", 7), Destroy("v1", 7, "its runner is lost")),)
+
+
+@pytest.mark.parametrize("stage", [Stage.EXECUTING, Stage.STAGING_OUT])
+def test_a_process_that_may_run_is_left_for_another_runner(stage: Stage) -> None:
+    long_ago = task(stage, lease=NOW - timedelta(days=1))
+    assert twice(Facts([long_ago], [row()], [LISTED])).plans == ()
+
+
+@pytest.mark.parametrize(
+    "vms, seen, closes",
+    [
+        ([], [], ()),
+        ([row()], [DONE], (Close("v1", "OpenNebula says DONE of VM 7"),)),
+        ([row()], [], (Close("v1", "OpenNebula does not list VM 7 any more, seen twice"),)),
+    ],
+)
+def test_a_process_whose_machine_is_gone_is_lost(
+    vms: list[OpenVm], seen: list[SeenVm], closes: tuple[Decision, ...]
+) -> None:
+    held = task(Stage.EXECUTING)
+    assert twice(Facts([held], vms, seen)).plans == ((*closes, Expire(held, lost("EXECUTING", started=True))),)
+
+
+def test_a_process_that_nobody_can_adopt_ends_with_its_machine_before_it_is_given_up() -> None:
+    held = task(Stage.DESTROYING, started=True)
+    destroy, expire = Destroy("v1", 7, "its runner is lost"), Expire(held, lost("DESTROYING", started=True))
+    assert twice(Facts([held], [row()], [LISTED])).plans == ((destroy, expire),)
+    assert twice(Facts([held], [row(VmState.DESTROYING)], [LISTED])).plans == ()
+    again = replace(destroy, because="it was asked to end, and has not by its deadline")
+    assert twice(Facts([held], [row(VmState.DESTROYING, deadline_at=PAST)], [LISTED])).plans == ((again, expire),)
+
+
+GOOD = Verdict(TaskState.FINISHED, None, "exited with 0", 0)
+
+
+def test_what_a_lost_runner_wanted_to_say_is_said_once_the_machine_is_gone() -> None:
+    held = task(Stage.DESTROYING, verdict=GOOD, started=True)
+    conclude = Conclude(held, GOOD)
+    assert twice(Facts([held], [row()], [LISTED])).plans == ((Destroy("v1", 7, OVER), conclude),)
+    assert twice(Facts([held], [row(VmState.DESTROYING)], [LISTED])).plans == ()
+    assert twice(Facts([held], [row()], [DONE])).plans == ((Close("v1", "OpenNebula says DONE of VM 7"), conclude),)
+    assert twice(Facts([held])).plans == ((conclude,),)
+
+
+def test_a_recorded_verdict_stands_before_a_cancel_that_came_later() -> None:
+    held = task(Stage.DESTROYING, verdict=GOOD, cancel_requested=True)
+    assert twice(Facts([held])).plans == ((Conclude(held, GOOD),),)
+
+
+def test_a_recorded_verdict_waits_for_the_machine_no_longer_than_the_attempts_deadline() -> None:
+    held = task(Stage.DESTROYING, verdict=GOOD, deadline_at=PAST)
+    assert twice(Facts([held], [row(VmState.DESTROYING)], [LISTED])).plans == ((Conclude(held, GOOD),),)
+    assert twice(Facts([held], [row()], [LISTED])).plans == ((Conclude(held, GOOD), Destroy("v1", 7, OVER)),)
+
+
+CANCELED = Verdict(
+    TaskState.CANCELED, Reason.CANCELED, "canceled, when its runner had stopped answering", CANCELED_EXIT
+)
+
+
+def test_a_canceled_process_is_left_to_be_adopted_for_a_while_then_its_machine_ends_and_it_with_it() -> None:
+    adoptable = task(Stage.EXECUTING, cancel_requested=True, lease=NOW - timedelta(seconds=ADOPT_SECONDS - 1))
+    assert twice(Facts([adoptable], [row()], [LISTED])).plans == ()
+    held = replace(adoptable, lease_expires_at=NOW - timedelta(seconds=ADOPT_SECONDS))
+    destroy = Destroy("v1", 7, "its task is canceled")
+    assert twice(Facts([held], [row()], [LISTED])).plans == ((destroy, Conclude(held, CANCELED)),)
+    assert twice(Facts([held], [row(VmState.DESTROYING)], [LISTED])).plans == ()
+    closing = twice(Facts([adoptable], [row()], [DONE])).plans
+    assert closing == ((Close("v1", "OpenNebula says DONE of VM 7"), Conclude(adoptable, CANCELED)),)
+
+
+@pytest.mark.parametrize("stage", STAGES_BEFORE)
+def test_a_task_that_is_canceled_before_its_process_is_so_when_its_machine_is_gone(stage: Stage | None) -> None:
+    held = task(stage, cancel_requested=True)
+    destroy = Destroy("v1", 7, "its task is canceled")
+    assert twice(Facts([held], [row(VmState.BOOTING)], [LISTED])).plans == ((destroy, Conclude(held, CANCELED)),)
+    assert twice(Facts([held], [row(VmState.REQUESTED, None)])).plans == ()
+    assert twice(Facts([held])).plans == ((Conclude(held, CANCELED),),)
+
+
+@pytest.mark.parametrize("stage", [None, *Stage])
+def test_an_attempt_beyond_its_deadline_ends_for_good(stage: Stage | None) -> None:
+    held = task(stage, deadline_at=NOW)
+    [(expire, destroy)] = twice(Facts([held], [row()], [LISTED])).plans
+    assert isinstance(expire, Expire) and expire.failure.reason is Reason.DEADLINE_PASSED and expire.failure.final
+    assert destroy == Destroy("v1", 7, OVER)
+
+
+@pytest.mark.parametrize("held", [[], [HeldTask("t", 2, "r", FUTURE, FUTURE)]], ids=["no task", "a later attempt"])
 @pytest.mark.parametrize("state", [VmState.REQUESTED, VmState.BOOTING, VmState.READY, VmState.IN_USE])
-def test_a_machine_that_nobody_wants_or_that_is_late_is_destroyed(state: VmState) -> None:
-    seen = [SeenVm(7, "v1", False)]
-    unwanted = reap(Facts(vms=[row(state, wanted=False)], seen=seen), (), NOW).decisions
-    assert unwanted == (Destroy("v1", 7, "its attempt is over"),)
-    late = reap(Facts(vms=[row(state, deadline_at=PAST)], seen=seen), (), NOW).decisions
-    assert late == (Destroy("v1", 7, f"it was {state} beyond its deadline"),)
+def test_a_machine_whose_attempt_is_over_is_destroyed(state: VmState, held: list[HeldTask]) -> None:
+    assert reap(Facts(held, [row(state)], [LISTED]), (), NOW).plans == ((Destroy("v1", 7, OVER),),)
+
+
+@pytest.mark.parametrize("state", [VmState.REQUESTED, VmState.BOOTING, VmState.READY])
+def test_a_machine_of_no_task_may_stay_until_its_deadline(state: VmState) -> None:
+    late = reap(Facts(vms=[row(state, deadline_at=PAST, task_id=None)], seen=[LISTED]), (), NOW).plans
+    assert late == ((Destroy("v1", 7, f"it was {state} beyond its deadline"),),)
 
 
 def test_a_machine_that_will_not_end_is_asked_again_after_its_deadline() -> None:
-    seen = [SeenVm(7, "v1", False)]
-    assert reap(Facts(vms=[row(VmState.DESTROYING, wanted=False)], seen=seen), (), NOW).decisions == ()
-    again = reap(Facts(vms=[row(VmState.DESTROYING, deadline_at=PAST)], seen=seen), (), NOW).decisions
-    assert again == (Destroy("v1", 7, "it was asked to end, and has not by its deadline"),)
+    assert reap(Facts(vms=[row(VmState.DESTROYING)], seen=[LISTED]), (), NOW).plans == ()
+    again = reap(Facts(vms=[row(VmState.DESTROYING, deadline_at=PAST)], seen=[LISTED]), (), NOW).plans
+    assert again == ((Destroy("v1", 7, "it was asked to end, and has not by its deadline"),),)
 
 
-def test_a_machine_is_closed_when_opennebula_says_done() -> None:
-    facts = Facts(vms=[row(VmState.DESTROYING, wanted=False)], seen=[SeenVm(7, "v1", True)])
-    assert reap(facts, (), NOW).decisions == (Close("v1", "OpenNebula says DONE of VM 7"),)
+@pytest.mark.parametrize("held", [[], [ALIVE]])
+def test_a_machine_is_closed_when_opennebula_says_done(held: list[HeldTask]) -> None:
+    facts = Facts(held, [row(VmState.DESTROYING)], [DONE])
+    assert reap(facts, (), NOW).plans == ((Close("v1", "OpenNebula says DONE of VM 7"),),)
 
 
 def test_a_machine_that_is_not_listed_is_closed_at_the_second_sighting_only() -> None:
-    facts = Facts(vms=[row()])
+    facts = Facts(vms=[row(VmState.DESTROYING)])
     first = reap(facts, (), NOW)
-    assert first.decisions == ()
-    assert reap(facts, first.suspects, NOW).decisions == (
-        Close("v1", "OpenNebula does not list VM 7 any more, seen twice"),
+    assert first.plans == ()
+    assert reap(facts, first.suspects, NOW).plans == (
+        (Close("v1", "OpenNebula does not list VM 7 any more, seen twice"),),
     )
-    back = reap(Facts(vms=[row()], seen=[SeenVm(7, "v1", False)]), first.suspects, NOW)
+    back = reap(replace(facts, seen=[LISTED]), first.suspects, NOW)
     assert back == Round((), frozenset())
 
 
 def test_a_request_is_not_missed_before_its_deadline() -> None:
     asked = row(VmState.REQUESTED, cloud_id=None)
     assert twice(Facts(vms=[asked])) == Round((), frozenset())
-    late = twice(Facts(vms=[row(VmState.REQUESTED, cloud_id=None, deadline_at=PAST)])).decisions
-    assert late == (Close("v1", "OpenNebula never made it: twice it listed no VM tagged v1"),)
+    late = twice(Facts(vms=[row(VmState.REQUESTED, cloud_id=None, deadline_at=PAST)])).plans
+    assert late == ((Close("v1", "OpenNebula never made it: twice it listed no VM tagged v1"),),)
 
 
-def test_a_machine_whose_making_was_answered_by_silence_is_adopted_and_ended_if_unwanted() -> None:
-    seen = [SeenVm(7, "v1", False)]
-    assert reap(Facts(vms=[row(VmState.REQUESTED, None)], seen=seen), (), NOW).decisions == (Adopt("v1", 7),)
-    unwanted = reap(Facts(vms=[row(VmState.REQUESTED, None, wanted=False)], seen=seen), (), NOW).decisions
-    assert unwanted == (Adopt("v1", 7), Destroy("v1", 7, "its attempt is over"))
+def test_a_machine_whose_making_was_answered_by_silence_is_known_by_its_tag_and_ended() -> None:
+    facts = Facts(vms=[row(VmState.REQUESTED, None)], seen=[LISTED])
+    assert reap(facts, (), NOW).plans == ((Adopt("v1", 7), Destroy("v1", 7, OVER)),)
 
 
 def test_an_orphan_is_destroyed_at_the_second_sighting_only() -> None:
     facts = Facts(seen=[SeenVm(5, "gone", False)])
     first = reap(facts, (), NOW)
-    assert first.decisions == ()
-    [decision] = reap(facts, first.suspects, NOW).decisions
+    assert first.plans == ()
+    [[decision]] = reap(facts, first.suspects, NOW).plans
     assert isinstance(decision, DestroyOrphan) and decision.cloud_id == 5
 
 
-def test_of_two_machines_with_one_tag_one_is_kept_and_the_other_is_an_orphan() -> None:
-    seen = [SeenVm(8, "v1", False), SeenVm(7, "v1", False)]
-    fresh = twice(Facts(vms=[row(VmState.REQUESTED, None)], seen=seen)).decisions
-    assert fresh == (Adopt("v1", 7), DestroyOrphan(8, "no open VM of ours is this 'v1'"))
-    known = twice(Facts(vms=[row(cloud_id=8)], seen=seen)).decisions
-    assert known == (DestroyOrphan(7, "no open VM of ours is this 'v1'"),)
-    one_died = twice(Facts(vms=[row(VmState.REQUESTED, None)], seen=[SeenVm(6, "v1", True), *seen])).decisions
-    assert one_died[0] == Adopt("v1", 7)
-
-
-moments = st.sampled_from([PAST, FUTURE])
-ids = st.sampled_from(["v1", "v2", "v3"])
-rows = st.builds(
-    OpenVm, ids, st.none() | st.integers(1, 4), st.sampled_from(list(VmState)[:-1]), moments, st.booleans()
-)
-machines = st.builds(SeenVm, st.integers(1, 4), ids, st.booleans())
-facts = st.builds(
-    Facts,
-    vms=st.lists(rows, max_size=3, unique_by=(lambda vm: vm.vm_id, lambda vm: vm.cloud_id or vm.vm_id)),
-    seen=st.lists(machines, max_size=4, unique_by=lambda vm: vm.cloud_id),
-)
-
-
-@given(facts)
-def test_whatever_the_facts_no_living_machine_is_closed_and_no_wanted_one_ended_before_its_time(found: Facts) -> None:
-    living = {vm.cloud_id for vm in found.seen if not vm.done}
-    rows_of = {vm.vm_id: vm for vm in found.vms}
-    once, again = reap(found, (), NOW), twice(found)
-    assert set(once.decisions) <= set(again.decisions)
-    for decision in again.decisions:
-        match decision:
-            case Close(vm_id):
-                assert rows_of[vm_id].cloud_id not in living
-            case Destroy(vm_id, cloud_id):
-                vm = rows_of[vm_id]
-                assert cloud_id in living and (not vm.wanted or vm.deadline_at <= NOW)
-            case DestroyOrphan(cloud_id):
-                assert cloud_id in living and cloud_id not in {vm.cloud_id for vm in found.vms}
-            case Adopt(vm_id, cloud_id):
-                assert rows_of[vm_id].cloud_id is None and cloud_id in living
-    touched = {d.cloud_id for d in again.decisions if isinstance(d, Destroy | DestroyOrphan)}
-    kept = {vm.cloud_id for vm in found.vms} | {d.cloud_id for d in again.decisions if isinstance(d, Adopt)}
-    assert living <= touched | kept, "a machine that nobody answers for goes on"
-
-
-POOL = Pool(name="small", image="debian-12", cpus=2, memory_bytes=2**30, max_vms=3)
-
-
-@pytest.mark.parametrize(
-    "room, reason",
-    [
-        (Room(0), None),
-        (Room(2), None),
-        (Room(3), Reason.NO_CAPACITY),
-        (Room(9), Reason.NO_CAPACITY),
-        (Room(0, 2, 2**30), None),
-        (Room(0, 1.99, 2**30), Reason.NO_CAPACITY),
-        (Room(0, 2, 2**30 - 1), Reason.NO_CAPACITY),
-    ],
-)
-def test_a_task_starts_or_there_is_a_reason(room: Room, reason: Reason | None) -> None:
-    assert why_not_start(POOL, room) is reason
+def test_of_two_machines_with_one_tag_one_is_its_rows_and_the_other_is_an_orphan() -> None:
+    seen = [SeenVm(8, "v1", False), LISTED]
+    orphan = (DestroyOrphan(8, "no open VM of ours is this 'v1'"),)
+    fresh = twice(Facts(vms=[row(VmState.REQUESTED, None)], seen=seen)).plans
+    assert fresh == ((Adopt("v1", 7), Destroy("v1", 7, OVER)), orphan)
+    known = twice(Facts([ALIVE], [row()], seen)).plans
+    assert known == (orphan,)
+    one_died = twice(Facts(vms=[row(VmState.REQUESTED, None)], seen=[SeenVm(6, "v1", True), *seen])).plans
+    assert one_died[0][0] == Adopt("v1", 7)
