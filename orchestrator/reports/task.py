@@ -12,7 +12,7 @@ from datetime import datetime
 from typing import Any
 
 from orchestrator.artifacts import Artifacts, Log, LogName, Tree
-from orchestrator.decide.admission import Room, why_not_start
+from orchestrator.decide.admission import Capacity, room_for
 from orchestrator.domain.pool import Pool
 from orchestrator.domain.task import TaskState
 from orchestrator.store import AttemptRow, EventKind, Store, TaskRow, VmRow
@@ -29,8 +29,9 @@ async def waits_for(store: Store, task: TaskRow, pools: Mapping[str, Pool], *, n
     if pool is None:
         return f"the inventory has no pool {task.spec.pool!r} any more"
     open_vms = sum(vm.pool == pool.name for vm in await store.vms.open())
-    if why_not_start(pool, Room(open_vms)) is not None:
-        return f"no room: pool {pool.name} may have {pool.max_vms} machines, and has {open_vms}"
+    room = room_for(pool, Capacity(), open_vms=open_vms)
+    if room.count == 0:
+        return f"no room: {room.message}"
     if not any(pool.name in runner.pools for runner in await store.runners.alive(now=now)):
         return "no runner is alive for its pool: start one with mayfly up"
     return None
