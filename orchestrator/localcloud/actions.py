@@ -12,6 +12,7 @@ from orchestrator.localcloud.hypervisors import HypervisorError, Power
 from orchestrator.localcloud.lifecycle import Lifecycle
 from orchestrator.localcloud.machines import machine_spec
 from orchestrator.localcloud.model import Lcm, Vm, VmState
+from orchestrator.localcloud.reach import require_reachable
 from orchestrator.localcloud.refusals import Code, Refused, wrong_state
 
 # Legal states, by name: of ACTIVE VMs the LCM state. From OpenNebula's dispatch manager (DispatchManagerActions.cc).
@@ -36,6 +37,15 @@ LEGAL: dict[str, tuple[str, ...]] = {
     "resched": (*_ALIVE, "POWEROFF"),
     "unresched": (*_ALIVE, "POWEROFF"),
 }
+_PASSING = {
+    "terminate": Lcm.SHUTDOWN,
+    "poweroff": Lcm.SHUTDOWN_POWEROFF,
+    "undeploy": Lcm.SHUTDOWN_UNDEPLOY,
+    "suspend": Lcm.SAVE_SUSPEND,
+    "stop": Lcm.SAVE_STOP,
+    "resume": Lcm.BOOT_POWEROFF,
+}
+"""The state in which an action is seen while it lasts."""
 _ADMIN_ONLY = ("resched", "unresched")
 _NEEDS_SAVED_MEMORY = ("suspend", "stop")
 """A hypervisor keeps a machine's memory only if it says so (`saves_memory`): without, a "suspended" machine would
@@ -48,7 +58,7 @@ def check(cloud: Cloud, caller: Caller, vm: Vm, action: str) -> None:
         raise wrong_state(f'Action "{action}" is not supported')
     caller.require(("ADMIN" if action in _ADMIN_ONLY else "MANAGE", vm))
     performing = f'Error performing action "{action}": '
-    if vm.state_name not in LEGAL[action]:
+    if vm.state_name not in LEGAL[action] or "stuck" in vm.pending:
         if action.startswith("terminate"):
             raise wrong_state(f"{performing}Could not terminate VM {vm.oid}, wrong state {vm.state_name}.")
         raise wrong_state(f"{performing}This action is not available for state {vm.state_name}")
@@ -101,6 +111,9 @@ class Actions:
             if self.cloud.faults.take("fall_back", action) is not None:
                 self._fall_back(vm, action)
                 return
+            if self.cloud.faults.take("stick", action) is not None:
+                self._stick(vm, action)
+                return
             self._go(caller, vm, action)
 
     def _go(self, caller: Caller, vm: Vm, action: str) -> None:
@@ -136,14 +149,7 @@ class Actions:
     def _fall_back(self, vm: Vm, action: str) -> None:
         """As when a driver failed: the state of the action is seen for a moment, then the old one again."""
         state, lcm = VmState(vm.state), Lcm(vm.lcm_state)
-        passing = {
-            "terminate": Lcm.SHUTDOWN,
-            "poweroff": Lcm.SHUTDOWN_POWEROFF,
-            "undeploy": Lcm.SHUTDOWN_UNDEPLOY,
-            "suspend": Lcm.SAVE_SUSPEND,
-            "stop": Lcm.SAVE_STOP,
-            "resume": Lcm.BOOT_POWEROFF,
-        }[action.removesuffix("-hard")]
+        passing = _PASSING[action.removesuffix("-hard")]
         self.lifecycle.move(vm, VmState.ACTIVE, passing)
 
         def back() -> None:
@@ -153,6 +159,13 @@ class Actions:
 
         self.cloud.soon(back)
 
+    def _stick(self, vm: Vm, action: str) -> None:
+        """As when the driver did it and its answer was lost: the machine is off, and the VM never gets further."""
+        self.lifecycle.move(vm, VmState.ACTIVE, _PASSING[action.removesuffix("-hard")])
+        self.lifecycle.stick(vm)
+        if action != "resume":
+            self.cloud.in_background(lambda: self.cloud.hypervisor.destroy(vm.oid))
+
     def _reboot(self, vm_id: int, *, hard: bool) -> None:
         """The interface of hypervisors has no reset: the machine ends and starts again on its disks, RUNNING all the
         while. A guest that does not power itself off in time goes on as it was."""
@@ -161,6 +174,7 @@ class Actions:
                 with self.cloud.lock:
                     if (vm := self.lifecycle.still(vm_id, Lcm.RUNNING)) is None:
                         return
+                    require_reachable(self.cloud, vm)
                     spec = machine_spec(self.cloud, vm)
                 if hard:
                     self.cloud.hypervisor.destroy(vm_id)

@@ -11,10 +11,10 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from orchestrator.localcloud.faults import Faults
-from orchestrator.localcloud.hypervisors import Hypervisor, machine_faults
+from orchestrator.localcloud.hypervisors import Hypervisor
 from orchestrator.localcloud.knobs import CloudSettings
 from orchestrator.localcloud.store import Store
 
@@ -109,18 +109,6 @@ class Cloud:
 
     def datastore_directory(self, datastore_id: int) -> Path:
         return self.home / "datastores" / str(datastore_id)
-
-    def inject(self, order: Any) -> None:
-        """A fault as a document: of a machine, if its hypervisor plays such, else of the wire and the rest of the
-        cloud. Raises ValueError."""
-        if not isinstance(order, dict):
-            raise ValueError(f"not a fault: {order}")
-        if order.get("kind") not in machine_faults.KINDS:
-            self.faults.inject(order)
-        elif (play := getattr(self.hypervisor, "inject", None)) is not None:
-            play(order)
-        else:
-            raise ValueError(f"hypervisor {self.hypervisor.name} plays no faults")
 
     def close(self) -> None:
         """Stop working; machines keep running. Waits for what drivers are doing just now."""

@@ -75,7 +75,7 @@ def fill(cloud: Cloud, session: str) -> None:
         _add_networks(cloud)
     oneadmin.password = password
     store.users.save(oneadmin)
-    _add_host(cloud)
+    _add_hosts(cloud)
 
 
 def _add_networks(cloud: Cloud) -> None:
@@ -115,23 +115,23 @@ def _add_networks(cloud: Cloud) -> None:
         )
 
 
-def _add_host(cloud: Cloud) -> None:
-    """Host 0 is this machine."""
+def _add_hosts(cloud: Cloud) -> None:
+    """All of them are this machine."""
     hosts, settings = cloud.store.hosts, cloud.settings
     simulated = cloud.hypervisor.name == "simulated"
     cores = settings.host_cpus or (1000.0 if simulated else float(os.cpu_count() or 1))
     memory_mb = settings.host_memory_mb or (4 << 20 if simulated else _machine_memory_mb())
-    if (host := hosts.find(0)) is None:
-        if len(hosts):
-            return
-        name = cloud.hypervisor.name
-        host = Host(hosts.next_id(), "localhost", im_mad=name, vm_mad=name, state=2)
+    while len(hosts) < settings.hosts:
+        name, oid = cloud.hypervisor.name, hosts.next_id()
+        host = Host(oid, f"localhost-{oid}" if oid else "localhost", im_mad=name, vm_mad=name, state=2)
         host.template = {"IM_MAD": [name], "RESERVED_CPU": [""], "RESERVED_MEM": [""], "VM_MAD": [name]}
-    host.cpu, host.memory = int(cores * 100), memory_mb * 1024
-    host.template |= machine_facts(host.vm_mad, host.cpu, host.memory)
-    hosts.save(host)
-    host.samples = [host_sample(cloud, host)]
-    hosts.save(host)
+        hosts.save(host)
+    for host in hosts:
+        if host.oid == 0 or host.name.startswith("localhost-"):
+            host.cpu, host.memory = int(cores * 100), memory_mb * 1024
+            host.template |= machine_facts(host.vm_mad, host.cpu, host.memory)
+            host.samples = [host_sample(cloud, host)]
+            hosts.save(host)
 
 
 def _machine_memory_mb() -> int:

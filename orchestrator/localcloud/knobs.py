@@ -44,6 +44,11 @@ class CloudSettings:
     resume_in_flight: bool = True
     """Whether what was under way when the cloud stopped is done again when it starts. Real: no; such VMs stay where
     they are until an administrator's `one.vm.recover`."""
+    unknown_after: float = 2.0
+    """How long a host is unreachable until it shows as ERROR, and its VMs as UNKNOWN. Real: 163 s seen
+    (MONITORING_INTERVAL_HOST 180 s)."""
+    hosts: int = 1
+    """How many hosts there are at least, all of them this machine. Real: what the administrator adds."""
     host_cpus: float = 0.0
     """Cores of host 0; 0: as many as the machine has (a thousand with the simulated hypervisor)."""
     host_memory_mb: int = 0
@@ -65,6 +70,7 @@ class CloudSettings:
             monitor_interval=5.0,
             figures_interval=30.0,
             crash_visible_after=30.0,
+            unknown_after=163.0,
             shutdown_timeout=180.0,
             shutdown_poll=1.0,
             image_lock_time=1.0,

@@ -23,12 +23,15 @@ from orchestrator.localcloud.graveyard import bury
 from orchestrator.localcloud.hypervisors import HypervisorError, MachineSpec, Power
 from orchestrator.localcloud.machines import machine_spec, make_volatile_disks
 from orchestrator.localcloud.model import Host, Image, ImageState, Lcm, Vm, VmState
+from orchestrator.localcloud.reach import is_reachable, require_reachable
 from orchestrator.localcloud.steps import BOOT_AFTER, FAILURE_OF, PROLOGS
 from orchestrator.localcloud.template import text_of, vectors
 from orchestrator.localcloud.vm_make import fill_disk, release_everything
 
 _NO_PORT = (Lcm.EPILOG, Lcm.EPILOG_UNDEPLOY, Lcm.CLEANUP_DELETE, Lcm.CLEANUP_RESUBMIT)
 """From here on a VM has no port for its console."""
+_ENDS_HARD = (Lcm.SHUTDOWN, Lcm.SHUTDOWN_POWEROFF, Lcm.SHUTDOWN_UNDEPLOY)
+"""Steps of which nobody hears again when the host is unreachable, if they are to end the machine the hard way."""
 
 
 class Machines:
@@ -64,8 +67,15 @@ class Lifecycle:
             for graphics in vectors(vm.template, "GRAPHICS"):
                 graphics.pop("PORT", None)
         vm.state, vm.lcm_state = int(state), int(lcm)
+        vm.pending.pop("stuck", None)
         self.cloud.store.vms.save(vm)
         log.info("vm %s is %s", vm.oid, vm.state_name)
+
+    def stick(self, vm: Vm) -> None:
+        """Under the lock: the VM stays where it is, whatever is asked, until an administrator's `recover`."""
+        vm.pending["stuck"] = 1
+        self.cloud.store.vms.save(vm)
+        log.warning("vm %s is stuck in %s", vm.oid, vm.state_name)
 
     def still(self, vm_id: int, lcm: Lcm) -> Vm | None:
         """Under the lock: the VM if it is in that step yet."""
@@ -90,6 +100,7 @@ class Lifecycle:
                 with self.cloud.lock:
                     if (vm := self.still(vm_id, lcm)) is None:
                         return None
+                    require_reachable(self.cloud, vm)
                     spec = machine_spec(self.cloud, vm)
                 return work(spec) or ""
             except (HypervisorError, OSError) as error:
@@ -182,6 +193,11 @@ class Lifecycle:
             self.cloud.hypervisor.destroy(spec.vm_id)
             return str(self.cloud.hypervisor.power(spec.vm_id))
 
+        with self.cloud.lock:
+            vm = self.still(vm_id, lcm)
+            if vm is not None and lcm in _ENDS_HARD and not is_reachable(self.cloud, vm):
+                self.stick(vm)
+                return
         match self.step(vm_id, lcm, work):
             case None:
                 return
@@ -260,6 +276,7 @@ class Lifecycle:
     def _cleaned(self, vm_id: int, lcm: Lcm) -> str | None:
         with self.machines.of(vm_id):
             try:
+                self._require_reachable(vm_id)
                 self.cloud.hypervisor.epilog(vm_id, self.cloud.vm_directory(vm_id))
             except (HypervisorError, OSError) as error:
                 self.fail(vm_id, lcm, str(error))
@@ -280,6 +297,7 @@ class Lifecycle:
         """What cannot be cleaned is left behind: the VM is DONE all the same, as in the original."""
         with self.machines.of(vm_id):
             try:
+                self._require_reachable(vm_id)
                 self.cloud.hypervisor.destroy(vm_id)
                 self.cloud.hypervisor.epilog(vm_id, self.cloud.vm_directory(vm_id))
             except (HypervisorError, OSError) as error:
@@ -291,6 +309,11 @@ class Lifecycle:
                 self.move(vm, VmState.PENDING)
             else:
                 self.done(vm)
+
+    def _require_reachable(self, vm_id: int) -> None:
+        with self.cloud.lock:
+            if (vm := self.cloud.store.vms.find(vm_id)) is not None:
+                require_reachable(self.cloud, vm)
 
     def done(self, vm: Vm) -> None:
         """Under the lock. The VM keeps showing addresses and images that others may have by now."""

@@ -152,7 +152,7 @@ class Cluster(Entity):
 @dataclass(slots=True)
 class Host(Entity):
     """STATE: 0 INIT, 2 MONITORED, 3 ERROR, 4 DISABLED, 8 OFFLINE. `cpu` in percent of a core, `memory` in kB.
-    `samples` are its newest monitoring records."""
+    `samples` are its newest monitoring records. `unreachable`: see `reach`."""
 
     kind: ClassVar[str] = "host"
     auth_name: ClassVar[str] = "HOST"
@@ -165,6 +165,7 @@ class Host(Entity):
     cpu: int = 0
     memory: int = 0
     samples: list[dict[str, int]] = field(default_factory=list)
+    unreachable: bool = False
 
 
 @dataclass(slots=True)
@@ -271,7 +272,7 @@ class History:
 @dataclass(slots=True)
 class Vm(Owned):
     """`template` is TEMPLATE, `user_template` USER_TEMPLATE. `pending` names what a worker does to it just now (an
-    image id for disksaveas). `samples` are its newest monitoring records."""
+    image id for disksaveas), or `stuck`: nothing, and nothing will. `samples` are its newest monitoring records."""
 
     kind: ClassVar[str] = "virtual machine"
     auth_name: ClassVar[str] = "VM"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 
-from orchestrator.localcloud import capacity
+from orchestrator.localcloud import capacity, reach
 from orchestrator.localcloud.cloud import Cloud, log, now
 from orchestrator.localcloud.lifecycle import Lifecycle
 from orchestrator.localcloud.model import Host, Lcm, Vm, VmState
@@ -21,6 +21,10 @@ class Monitor:
         self._cloud = cloud
         self._lifecycle = lifecycle
         self._dead_since: dict[int, float] = {}
+        self._silent_since: dict[int, float] = {}
+        """Hosts, by id."""
+        self._unheard_since: dict[int, float] = {}
+        """VMs that show as RUNNING on such hosts."""
         self._figures_at = 0.0
         self._thread = threading.Thread(target=self._run, name="monitor", daemon=True)
 
@@ -38,11 +42,10 @@ class Monitor:
                 log.exception("a monitoring pass failed")
 
     def run_once(self) -> None:
-        """One pass: a machine that has been dead for long enough shows as POWEROFF, crash or not."""
+        """One pass: a machine that has been dead for long enough shows as POWEROFF, crash or not; one whose host has
+        been silent for long enough as UNKNOWN."""
         with self._cloud.lock:
-            running = [
-                vm.oid for vm in self._cloud.store.vms if _is_running(vm) and vm.oid not in self._cloud.rebooting
-            ]
+            running = self._look_at_hosts()
         figures_due = time.monotonic() >= self._figures_at
         if figures_due:
             self._figures_at = time.monotonic() + self._cloud.settings.figures_interval
@@ -54,11 +57,38 @@ class Monitor:
             if vm_id not in alive:
                 self._found_dead(vm_id)
             else:
-                self._dead_since.pop(vm_id, None)
+                self._found_alive(vm_id)
                 if figures_due:
                     self._sample(vm_id)
         if figures_due:
             self._sample_hosts()
+
+    def _look_at_hosts(self) -> list[int]:
+        """Under the lock: take notice of hosts that are gone, or back; the VMs whose machines are to be looked at."""
+        clock = time.monotonic()
+        silent = {host.oid for host in self._cloud.store.hosts if host.unreachable}
+        self._silent_since = {oid: self._silent_since.get(oid, clock) for oid in silent}
+        for host in self._cloud.store.hosts:
+            reach.notice(self._cloud, host, clock - self._silent_since.get(host.oid, clock))
+        seen: list[int] = []
+        unheard: dict[int, float] = {}
+        for vm in self._cloud.store.vms:
+            if not _is_up(vm) or vm.oid in self._cloud.rebooting:
+                continue
+            if vm.history[-1].hid not in silent:
+                seen.append(vm.oid)
+            elif vm.lcm_state == Lcm.RUNNING:
+                unheard[vm.oid] = self._unheard_since.get(vm.oid, clock)
+                if clock - unheard[vm.oid] >= self._cloud.settings.unknown_after:
+                    self._lifecycle.move(vm, VmState.ACTIVE, Lcm.UNKNOWN)
+        self._unheard_since = unheard
+        return seen
+
+    def _found_alive(self, vm_id: int) -> None:
+        self._dead_since.pop(vm_id, None)
+        with self._cloud.lock:
+            if (vm := self._lifecycle.still(vm_id, Lcm.UNKNOWN)) is not None:
+                self._lifecycle.move(vm, VmState.ACTIVE, Lcm.RUNNING)
 
     def _found_dead(self, vm_id: int) -> None:
         since = self._dead_since.setdefault(vm_id, time.monotonic())
@@ -66,7 +96,7 @@ class Monitor:
             return
         with self._cloud.lock:
             vm = self._cloud.store.vms.find(vm_id)
-            if vm is not None and _is_running(vm) and vm_id not in self._cloud.rebooting:
+            if vm is not None and _is_up(vm) and vm_id not in self._cloud.rebooting:
                 vm.history[-1].retime = now()
                 self._lifecycle.move(vm, VmState.POWEROFF)
 
@@ -107,5 +137,5 @@ def host_sample(cloud: Cloud, host: Host) -> dict[str, int]:
     }
 
 
-def _is_running(vm: Vm) -> bool:
-    return vm.state == VmState.ACTIVE and vm.lcm_state == Lcm.RUNNING
+def _is_up(vm: Vm) -> bool:
+    return vm.state == VmState.ACTIVE and vm.lcm_state in (Lcm.RUNNING, Lcm.UNKNOWN)

@@ -25,7 +25,7 @@ def resume_in_flight(cloud: Cloud) -> None:
             if image.state in (ImageState.LOCKED, ImageState.LOCKED_USED, ImageState.LOCKED_USED_PERS):
                 bring_again(cloud, image)
         for vm in cloud.store.vms:
-            if vm.state == VmState.ACTIVE and cloud.settings.resume_in_flight:
+            if vm.state == VmState.ACTIVE and cloud.settings.resume_in_flight and "stuck" not in vm.pending:
                 _resume(cloud, cloud.life, vm)
 
 

@@ -56,7 +56,8 @@ class Scheduler:
             pending = [vm for vm in self._cloud.store.vms if vm.state == VmState.PENDING]
             clock = time.monotonic()
             self._seen = {vm.oid: self._seen.get(vm.oid, clock) for vm in pending}
-            if settings.scheduler_wedge and len(pending) >= settings.scheduler_wedge:
+            wedge = self._cloud.faults.wedge_at or settings.scheduler_wedge
+            if wedge and len(pending) >= wedge:
                 self._wedged = True
             if not pending or self._wedged or self._cloud.faults.scheduler_stalled:
                 return

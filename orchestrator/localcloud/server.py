@@ -6,6 +6,7 @@ import itertools
 import logging
 import random
 import socket
+import struct
 import threading
 import time
 import xmlrpc.client
@@ -16,15 +17,29 @@ from types import TracebackType
 from typing import Any, Self
 
 from orchestrator.localcloud import datastores as datastore_calls
-from orchestrator.localcloud import defaults, hosts, hotplug, images, networks, system, templates, users, vm_work, vms
+from orchestrator.localcloud import (
+    defaults,
+    hosts,
+    hotplug,
+    images,
+    networks,
+    replies,
+    system,
+    templates,
+    troubles,
+    users,
+    vm_work,
+    vms,
+)
 from orchestrator.localcloud.calls import Call
 from orchestrator.localcloud.cloud import Cloud
-from orchestrator.localcloud.faults import DropConnection, Faults
+from orchestrator.localcloud.faults import OURS, DropConnection, Faults
 from orchestrator.localcloud.hypervisors import Hypervisor
 from orchestrator.localcloud.knobs import CloudSettings
 from orchestrator.localcloud.lifecycle import Lifecycle
 from orchestrator.localcloud.monitor import Monitor
 from orchestrator.localcloud.refusals import CallFault, Code, Refused
+from orchestrator.localcloud.replies import Reply
 from orchestrator.localcloud.restart import resume_in_flight
 from orchestrator.localcloud.scheduler import Scheduler
 from orchestrator.localcloud.users import authenticate
@@ -37,19 +52,9 @@ CALLS: dict[str, Call] = {
     for name, call in module.calls.table.items()
 }
 _LARGEST_REQUEST = 16 << 20
-
-
-class _LongInt(int):
-    """Written as `<i8>`."""
-
-
-def _marshalled(values: list[object]) -> str:
-    marshaller = xmlrpc.client.Marshaller(allow_none=False)
-    dispatch: dict[Any, Any] = dict(marshaller.dispatch)
-    dispatch[_LongInt] = lambda _, value, write: write(f"<value><i8>{int(value)}</i8></value>\n")
-    marshaller.dispatch = dispatch
-    body: str = marshaller.dumps((values,))
-    return f"<?xml version='1.0'?>\n<methodResponse>\n{body}</methodResponse>\n"
+_OUTAGE_POLL = 0.02
+_RESET = struct.pack("ii", 1, 0)
+"""SO_LINGER of no seconds: closing resets the connection."""
 
 
 class Dispatcher:
@@ -59,16 +64,44 @@ class Dispatcher:
         self._cloud = cloud
         self._numbers = itertools.count(random.randrange(10_000))
 
-    def answer(self, request: bytes) -> str:
+    def answer(self, request: bytes) -> Reply:
         """Raises DropConnection."""
         try:
             values, method = xmlrpc.client.loads(request, use_builtin_types=True)
         except Exception:
-            return _fault(CallFault(-503, "Call is not valid XML-RPC"))
-        faults = self._cloud.faults
+            return replies.fault(CallFault(-503, "Call is not valid XML-RPC"))
         name = method or ""
+        if name.startswith(OURS):
+            return self._reply(name, values)
+        return self._in_the_way(name) or self._at_fault(name, values)
+
+    def _in_the_way(self, name: str) -> Reply | None:
+        """What comes instead of doing the call; None when it is done. Raises DropConnection."""
+        faults = self._cloud.faults
+        if (outage := faults.outage_now()) is not None:
+            match outage.how:
+                case "hang":
+                    while faults.outage_now() is outage and not self._cloud.closing.wait(_OUTAGE_POLL):
+                        pass
+                    raise DropConnection
+                case "http_error":
+                    return replies.page(outage.status)
+                case "garbage":
+                    return replies.garbled(replies.page(200), "garbage")
+                case _:
+                    raise DropConnection(reset=True)
         if faults.take("drop_connection", name) is not None:
             raise DropConnection
+        if (hang := faults.take("hang", name)) is not None:
+            self._cloud.closing.wait(float(hang["seconds"]))
+            raise DropConnection
+        if (error := faults.take("http_error", name)) is not None:
+            return replies.page(int(error["status"]))
+        return None
+
+    def _at_fault(self, name: str, values: tuple[Any, ...]) -> Reply:
+        """Do the call, and what goes wrong with its reply. Raises DropConnection."""
+        faults = self._cloud.faults
         lost = faults.take("lose_reply", name) is not None
         if faults.take("execute_twice", name) is not None:
             self._reply(name, values)
@@ -77,16 +110,16 @@ class Dispatcher:
             time.sleep(float(delay["seconds"]))
         if lost:
             raise DropConnection
-        return reply
+        garbled = faults.take("garble", name)
+        return reply if garbled is None else replies.garbled(reply, str(garbled["how"]))
 
-    def _reply(self, method: str, values: tuple[Any, ...]) -> str:
+    def _reply(self, method: str, values: tuple[Any, ...]) -> Reply:
         try:
-            return _marshalled([True, self._result(method, values), 0])
+            return replies.success(self._result(method, values))
         except Refused as refused:
-            text = f"[{method}] {refused.text}"
-            return _marshalled([False, text, int(refused.code), refused.object_id, _LongInt(-1)])
-        except CallFault as fault:
-            return _fault(fault)
+            return replies.refusal(f"[{method}] {refused.text}", int(refused.code), refused.object_id)
+        except CallFault as error:
+            return replies.fault(error)
 
     def _result(self, method: str, values: tuple[Any, ...]) -> object:
         call = CALLS.get(method)
@@ -111,10 +144,6 @@ class Dispatcher:
                 raise Refused(Code.INTERNAL, "Internal error") from None
 
 
-def _fault(fault: CallFault) -> str:
-    return xmlrpc.client.dumps(xmlrpc.client.Fault(fault.code, fault.text), methodresponse=True)
-
-
 class _Handler(BaseHTTPRequestHandler):
     """One request a connection: every reply says `Connection: close`, as the original's do."""
 
@@ -125,31 +154,32 @@ class _Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         self.close_connection = True
         if self.path not in ("/RPC2", "/"):
-            self._send(404, "text/plain", b"no such place\n")
+            self._send(replies.text(404, "no such place"))
             return
         try:
             length = int(self.headers.get("Content-Length", ""))
         except ValueError:
             length = -1
         if not 0 <= length <= _LARGEST_REQUEST:
-            self._send(
-                411 if length < 0 else 413, "text/plain", b"a Content-Length is needed, and not too much of it\n"
-            )
+            self._send(replies.text(411 if length < 0 else 413, "a Content-Length is needed, and not too much of it"))
             return
         try:
             reply = self.server.answer(self.rfile.read(length))
-        except DropConnection:
-            self.connection.shutdown(socket.SHUT_RDWR)
+        except DropConnection as drop:
+            if drop.reset:
+                self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+            else:
+                self.connection.shutdown(socket.SHUT_RDWR)
             return
-        self._send(200, "text/xml; charset=utf-8", reply.encode())
+        self._send(reply)
 
-    def _send(self, status: int, content_type: str, body: bytes) -> None:
-        self.send_response(status)
-        self.send_header("Content-Type", content_type)
-        self.send_header("Content-Length", str(len(body)))
+    def _send(self, reply: Reply) -> None:
+        self.send_response(reply.status)
+        self.send_header("Content-Type", reply.content_type)
+        self.send_header("Content-Length", str(reply.length))
         self.send_header("Connection", "close")
         self.end_headers()
-        self.wfile.write(body)
+        self.wfile.write(reply.body)
 
     def log_message(self, format: str, *args: object) -> None:
         log.debug(format, *args)
@@ -159,7 +189,7 @@ class _Server(ThreadingHTTPServer):
     daemon_threads = True
     request_queue_size = 128
 
-    def __init__(self, port: int, answer: Callable[[bytes], str]) -> None:
+    def __init__(self, port: int, answer: Callable[[bytes], Reply]) -> None:
         self.answer = answer
         super().__init__(("127.0.0.1", port), _Handler)
 
@@ -200,6 +230,10 @@ class LocalCloud:
         """The file that ONE_AUTH names."""
         return self.home / "one_auth"
 
+    def inject(self, order: dict[str, Any]) -> None:
+        """A fault as a document: see `troubles`. Raises ValueError."""
+        troubles.inject(self.cloud, order)
+
     def start(self) -> None:
         """Serve, on the port of last time if it is free. Raises OSError."""
         with self.cloud.lock:
@@ -234,7 +268,7 @@ class LocalCloud:
         self.stop()
 
 
-def _listening(home: Path, answer: Callable[[bytes], str]) -> _Server:
+def _listening(home: Path, answer: Callable[[bytes], Reply]) -> _Server:
     """On the port that `endpoint` names, else on any free one."""
     try:
         kept = int((home / "endpoint").read_text().rsplit(":", 1)[1].split("/")[0])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+from orchestrator.localcloud import troubles
 from orchestrator.localcloud.calls import Caller, Calls
 from orchestrator.localcloud.cloud import Cloud
 from orchestrator.localcloud.markup import cdata, element
@@ -78,12 +79,11 @@ def acl_info(_cloud: Cloud, _caller: Caller) -> str:
 
 @calls.add("mayfly.fault", "s")
 def fault(cloud: Cloud, caller: Caller, order: str) -> int:
-    """No call of OpenNebula: one fault, as JSON, of the wire and the scheduler (`Faults.inject`) or of a simulated
-    machine (`machine_faults`). oneadmin only."""
+    """No call of OpenNebula: one fault, as JSON (see `troubles`). oneadmin only."""
     if caller.user.oid != 0:
         caller.deny("Not authorized to inject faults.")
     try:
-        cloud.inject(json.loads(order))
+        troubles.inject(cloud, json.loads(order))
     except ValueError as error:
         raise Refused(Code.API, str(error)) from None
     return 0

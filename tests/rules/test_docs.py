@@ -19,9 +19,9 @@ from orchestrator.domain import errors
 from orchestrator.domain.errors import MayflyError
 from orchestrator.domain.pool import Pool
 from orchestrator.guest import errors as guest_errors
-from orchestrator.localcloud.faults import Faults
 from orchestrator.localcloud.knobs import CloudSettings
 from orchestrator.localcloud.server import CALLS
+from orchestrator.localcloud.troubles import KINDS
 from orchestrator.provisioning.quantities import size_in_bytes, time_in_seconds
 from orchestrator.provisioning.variables import PREFIX, PoolVariables
 from orchestrator.store import EventKind
@@ -205,7 +205,7 @@ def test_the_local_clouds_calls_knobs_and_faults() -> None:
     }
     assert listed == set(CALLS)
     assert first_names(page, "Settings") == [each.name for each in dataclasses.fields(CloudSettings)]
-    assert set(first_names(page, "Faults")) == {*Faults.KINDS, "stall_scheduler", "clear"}
+    assert set(first_names(page, "Faults")) == KINDS
 
 
 def test_the_calls_that_an_opennebula_gets() -> None:

@@ -1,0 +1,60 @@
+"""Hosts that nothing gets to: what becomes of them, and of the VMs there.
+
+As an OpenNebula 7.2.0 with one of its hosts cut off: the host is in ERROR and its VMs are UNKNOWN after a time. A
+driver's step fails, so that `poweroff` shows RUNNING again; but what is to end a machine the hard way never comes back,
+not even when the host does: the VM stays in SHUTDOWN, and refuses everything, until an administrator's
+`one.vm.recover`. When the host is back its machines are RUNNING again, or POWEROFF if they went off meanwhile.
+"""
+
+from __future__ import annotations
+
+from orchestrator.localcloud import capacity
+from orchestrator.localcloud.cloud import Cloud, log
+from orchestrator.localcloud.hypervisors import HypervisorError
+from orchestrator.localcloud.model import Host, Vm
+
+ERROR = 3
+
+
+def is_reachable(cloud: Cloud, vm: Vm) -> bool:
+    """Whether the VM's host is; true of a VM that has none."""
+    host = cloud.store.hosts.find(vm.history[-1].hid) if vm.history else None
+    return host is None or not host.unreachable
+
+
+def require_reachable(cloud: Cloud, vm: Vm) -> None:
+    """Under the lock. Raises HypervisorError, as a driver fails that cannot log in there."""
+    if not is_reachable(cloud, vm):
+        name = vm.history[-1].hostname
+        raise HypervisorError(f"ssh: connect to host {name} port 22: No route to host")
+
+
+def cut(cloud: Cloud, host_id: int, unreachable: bool) -> None:
+    """Cut a host off, or bring it back: its guests are silent at once, the rest is noticed by monitoring. Raises
+    ValueError for a host that there is not."""
+    with cloud.lock:
+        host = cloud.store.hosts.find(host_id)
+        if host is None:
+            raise ValueError(f"there is no host {host_id}")
+        host.unreachable = unreachable
+        cloud.store.hosts.save(host)
+        vms = [vm.oid for vm in capacity.vms_on(cloud.store, host)]
+    if (play := getattr(cloud.hypervisor, "inject", None)) is None:
+        return
+    for vm_id in vms:
+        try:
+            play({"kind": "freeze_guest", "vm": vm_id, "frozen": unreachable})
+        except (ValueError, HypervisorError) as error:
+            log.debug("vm %s is not cut off: %s", vm_id, error)
+
+
+def notice(cloud: Cloud, host: Host, silent_seconds: float) -> None:
+    """Under the lock: what monitoring makes of a host that has been silent for so long."""
+    if silent_seconds >= cloud.settings.unknown_after and host.state == capacity.ENABLED:
+        host.state = ERROR
+        cloud.store.hosts.save(host)
+        log.warning("host %s is in ERROR", host.oid)
+    elif not host.unreachable and host.state == ERROR:
+        host.state = capacity.ENABLED
+        cloud.store.hosts.save(host)
+        log.info("host %s is MONITORED", host.oid)
