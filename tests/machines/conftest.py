@@ -15,6 +15,8 @@ import pyone
 import pytest
 
 from tests.driver import Mayfly, TestCloud
+from tests.guest_ends import CLIENT, HOST
+from tests.machines.real_guests import Boot, Machine
 
 CLOUD_HOME = Path(
     os.environ.get("MAYFLY_TEST_HOME") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "mayfly" / "test-home"
@@ -53,3 +55,30 @@ def cloud(running_cloud: TestCloud) -> Iterator[TestCloud]:
 def mayfly(cloud: TestCloud, tmp_path: Path) -> Mayfly:
     """`mayfly` on an empty home of its own, pointed at the cloud as at any OpenNebula."""
     return Mayfly({"MAYFLY_HOME": str(tmp_path / "home"), "ONE_XMLRPC": cloud.url, "ONE_AUTH": str(cloud.auth)})
+
+
+@pytest.fixture
+def boot(cloud: TestCloud) -> Iterator[Boot]:
+    """Boots a VM of the promoted image in a network of that name; each is destroyed after the test."""
+    one = cloud.client()
+    made: list[int] = []
+
+    def start(network: str) -> Machine:
+        promoted = [each for each in one.templatepool.info(-2, -1, -1).VMTEMPLATE if _is_promoted(each)]
+        context = f'NETWORK="YES", SSH_PUBLIC_KEY="{CLIENT.public}", MAYFLY_HOST_KEY_BASE64="{HOST.private_base64}"'
+        networks = {each.NAME: each.ID for each in one.vnpool.info(-2, -1, -1).VNET}
+        extra = f"CPU=1\nVCPU=1\nMEMORY=512\nNIC=[NETWORK_ID={networks[network]}]\nCONTEXT=[{context}]"
+        vm = one.template.instantiate(promoted[-1].ID, "guest-under-test", False, extra)
+        made.append(vm)
+        nic = one.vm.info(vm).TEMPLATE["NIC"]
+        return Machine(nic["IP"], 2222)
+
+    yield start
+    for vm in made:
+        while one.vm.info(vm).STATE != 6:  # DONE
+            with contextlib.suppress(pyone.OneException):  # refused while it starts
+                one.vm.action("terminate-hard", vm)
+
+
+def _is_promoted(template: object) -> bool:
+    return dict(template.TEMPLATE).get("MAYFLY_STATE") == "promoted"  # type: ignore[attr-defined]

@@ -5,100 +5,17 @@ from __future__ import annotations
 import asyncio
 import socket
 import stat
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass, replace
+from contextlib import suppress
+from dataclasses import replace
 
-import pyone
 import pytest
 
 from orchestrator.domain.errors import SealBroken, StagingFailed
 from orchestrator.domain.outcome import Exited, Outcome, OutOfMemory, Signaled, TimedOut
-from orchestrator.domain.task import TraceProfile
-from orchestrator.guest import (
-    TRACE_PATH,
-    AlreadyStarted,
-    Guest,
-    Launch,
-    OutputKind,
-    OutputRefused,
-    connect,
-    require,
-    require_sealed,
-)
-from orchestrator.trace.command import traced
+from orchestrator.guest import AlreadyStarted, OutputKind, OutputRefused, require, require_sealed
 from orchestrator.trace.summary import Summary, summarize
-from tests.driver import TestCloud
-from tests.guest_ends import CLIENT, HOST, Entry, MemoryOutputs, Sinks
-
-MIB = 2**20
-
-
-@dataclass(frozen=True)
-class Machine:
-    """Where a booting VM will answer."""
-
-    address: str
-    port: int
-
-
-Boot = Callable[[str], Machine]
-
-
-@pytest.fixture
-def boot(cloud: TestCloud) -> Iterator[Boot]:
-    """Boots a VM of the promoted image in a network of that name; each is destroyed after the test."""
-    one = cloud.client()
-    made: list[int] = []
-
-    def start(network: str) -> Machine:
-        promoted = [each for each in one.templatepool.info(-2, -1, -1).VMTEMPLATE if _is_promoted(each)]
-        context = f'NETWORK="YES", SSH_PUBLIC_KEY="{CLIENT.public}", MAYFLY_HOST_KEY_BASE64="{HOST.private_base64}"'
-        networks = {each.NAME: each.ID for each in one.vnpool.info(-2, -1, -1).VNET}
-        extra = f"CPU=1\nVCPU=1\nMEMORY=512\nNIC=[NETWORK_ID={networks[network]}]\nCONTEXT=[{context}]"
-        vm = one.template.instantiate(promoted[-1].ID, "guest-under-test", False, extra)
-        made.append(vm)
-        nic = one.vm.info(vm).TEMPLATE["NIC"]
-        return Machine(nic["IP"], 2222)
-
-    yield start
-    for vm in made:
-        while one.vm.info(vm).STATE != 6:  # DONE
-            with suppress(pyone.OneException):  # refused while it starts
-                one.vm.action("terminate-hard", vm)
-
-
-def _is_promoted(template: object) -> bool:
-    return dict(template.TEMPLATE).get("MAYFLY_STATE") == "promoted"  # type: ignore[attr-defined]
-
-
-@asynccontextmanager
-async def reached(machine: Machine) -> AsyncIterator[Guest]:
-    """A connection to it, once it has booted."""
-    guest = await connect(
-        machine.address,
-        machine.port,
-        host_key=HOST.public,
-        client_key=CLIENT.private,
-        deadline=180,
-        reconnect_seconds=60,
-    )
-    try:
-        yield guest
-    finally:
-        await guest.close()
-
-
-def launch(*argv: str, **changes: object) -> Launch:
-    plain = Launch(
-        argv=argv,
-        timeout_seconds=120,
-        memory_bytes=128 * MIB,
-        processes=64,
-        trace=traced(TraceProfile.AUDIT, output=TRACE_PATH),
-        kill_grace_seconds=2,
-    )
-    return replace(plain, **changes)  # type: ignore[arg-type]
+from tests.guest_ends import Entry, MemoryOutputs, Sinks
+from tests.machines.real_guests import MIB, Boot, Machine, launch, reached
 
 
 def summary(sinks: Sinks) -> Summary:
@@ -145,18 +62,13 @@ async def test_one_process_from_its_inputs_to_its_outputs(boot: Boot) -> None:
         with pytest.raises(AlreadyStarted):
             await guest.start(launch("true"))
         listed = {entry.path: entry for entry in await guest.list_outputs()}
-        files = [listed[path] for path in ("d/a b", "hard", "n\nl\udcff")]
-        await guest.stage_out(files, outputs, limit_bytes=MIB)
-        for refused in ("closed", "shut/x"):
-            with pytest.raises(OutputRefused, match="Permission denied"):
-                await guest.stage_out([listed[refused]], outputs, limit_bytes=MIB)
         # a guest that lied about kinds, or a link put in place after the listing: never followed, nor on the way
-        for lie in ("shadow", "linked/passwd", "fifo"):
-            entry = replace(listed["d/a b"], path=lie)
-            with pytest.raises(OutputRefused):
-                await guest.stage_out([entry], outputs, limit_bytes=MIB)
-        with pytest.raises(StagingFailed, match="changed"):
-            await guest.stage_out([replace(listed["hard"], size=1)], outputs, limit_bytes=MIB)
+        lies = [replace(listed["d/a b"], path=path) for path in ("shadow", "linked/passwd", "fifo")]
+        wrong_size = replace(listed["hard"], path="d/a b", size=1)
+        names = ("closed", "hard", "shut/x", "n\nl\udcff")
+        with pytest.raises(OutputRefused) as refused:
+            await guest.stage_out([wrong_size, *lies, *(listed[name] for name in names)], outputs, limit_bytes=MIB)
+        await guest.stage_out([listed["d/a b"]], outputs, limit_bytes=MIB)
         with pytest.raises(StagingFailed, match="more than 3"):
             await guest.list_outputs(3)
     assert outcome == Exited(7), sinks.stderr.data
@@ -171,6 +83,14 @@ async def test_one_process_from_its_inputs_to_its_outputs(boot: Boot) -> None:
     ]  # fmt: skip
     assert sinks.stderr.data.startswith(b"to stderr\n")
     assert b"Network is unreachable" in sinks.stderr.data
+    assert {each.path: each.why for each in refused.value.refused} == {
+        "d/a b": "it changed while it was read",
+        "shadow": "not a regular file",
+        "linked/passwd": "Not a directory",
+        "fifo": "not a regular file",
+        "closed": "Permission denied",
+        "shut/x": "Permission denied",
+    }
     assert outputs.files == {"d/a b": b"1\n", "hard": b"1\n", "n\nl\udcff": b"2\n"}
     assert {path: listed[path].kind for path in ("d", "d/empty", "fifo", "shadow", "shut/x")} == {
         "d": OutputKind.DIRECTORY,
