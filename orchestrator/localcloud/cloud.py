@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import heapq
 import itertools
 import logging
 import random
+import sqlite3
 import threading
 import time
 from collections.abc import Callable
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 Job = Callable[[], None]
+_FLUSH_SECONDS = 0.03
 
 
 class Timers:
@@ -86,6 +89,8 @@ class Cloud:
         self._timer_workers = ThreadPoolExecutor(4, thread_name_prefix="timer")
         self.timers = Timers(self._timer_workers)
         self.closing = threading.Event()
+        self._flusher = threading.Thread(target=self._flush, name="flusher", daemon=True)
+        self._flusher.start()
         self.rebooting: set[int] = set()
         """VMs whose machine may be off just now although they are RUNNING."""
         self.life: Lifecycle
@@ -104,6 +109,15 @@ class Cloud:
         """Do what was accepted just now: not at once, as the real one's queues do not either."""
         self.after(random.uniform(*self.settings.visible_delay), job)
 
+    def _flush(self) -> None:
+        """What drivers and timers saved, soon after they did."""
+        while not self.closing.wait(_FLUSH_SECONDS):
+            try:
+                with self.lock:
+                    self.store.flush()
+            except sqlite3.Error as error:
+                log.error("the cloud's state is not written: %s", error)
+
     def vm_directory(self, vm_id: int) -> Path:
         return self.home / "vms" / str(vm_id)
 
@@ -116,6 +130,9 @@ class Cloud:
         self.timers.close()
         self._timer_workers.shutdown(wait=True, cancel_futures=True)
         self.workers.shutdown(wait=True, cancel_futures=True)
+        self._flusher.join()
+        with self.lock, contextlib.suppress(sqlite3.ProgrammingError):  # it may be closed already
+            self.store.flush()
         self.store.close()
 
 

@@ -19,7 +19,7 @@ from collections.abc import Callable
 
 from orchestrator.localcloud import history
 from orchestrator.localcloud.cloud import Cloud, log, now
-from orchestrator.localcloud.graveyard import bury
+from orchestrator.localcloud.graveyard import Graveyard
 from orchestrator.localcloud.hypervisors import HypervisorError, MachineSpec, Power
 from orchestrator.localcloud.machines import machine_spec, make_volatile_disks
 from orchestrator.localcloud.model import Host, Image, ImageState, Lcm, Vm, VmState
@@ -56,6 +56,7 @@ class Lifecycle:
     def __init__(self, cloud: Cloud) -> None:
         self.cloud = cloud
         self.machines = Machines()
+        self.graveyard = Graveyard(cloud)
         cloud.life = self
 
     # -- moving
@@ -322,7 +323,7 @@ class Lifecycle:
         vm.pending.clear()
         self.move(vm, VmState.DONE)
         self.machines.forget(vm.oid)
-        self.cloud.in_background(lambda: bury(self.cloud))
+        self.cloud.in_background(lambda: self.graveyard.bury(vm.oid))
 
     # -- waiting for images
     # ---------------------------------------------------------------------------------------------

@@ -113,14 +113,14 @@ class Monitor:
             if vm is not None and vm.state == VmState.ACTIVE:
                 vm.samples = [*vm.samples[1 - _SAMPLES_KEPT :], sample]
                 vm.last_poll = now()
-                self._cloud.store.vms.save(vm)
+                self._cloud.store.vms.touch(vm_id)
 
     def _sample_hosts(self) -> None:
         with self._cloud.lock:
             for host in self._cloud.store.hosts:
                 if host.state == capacity.ENABLED:
                     host.samples = [*host.samples[1 - _SAMPLES_KEPT :], host_sample(self._cloud, host)]
-                    self._cloud.store.hosts.save(host)
+                    self._cloud.store.hosts.touch(host.oid)
 
 
 def host_sample(cloud: Cloud, host: Host) -> dict[str, int]:

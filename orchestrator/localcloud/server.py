@@ -136,12 +136,14 @@ class Dispatcher:
             if (failure := self._cloud.faults.take("fail", method)) is not None:
                 raise Refused(int(failure["code"]), str(failure["text"]))
             try:
-                return call.function(self._cloud, caller, *arguments)
+                result = call.function(self._cloud, caller, *arguments)
+                self._cloud.store.flush()
             except (Refused, CallFault):
                 raise
             except Exception:
                 log.exception("%s failed", method)
                 raise Refused(Code.INTERNAL, "Internal error") from None
+            return result
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -238,6 +240,7 @@ class LocalCloud:
         """Serve, on the port of last time if it is free. Raises OSError."""
         with self.cloud.lock:
             defaults.fill(self.cloud, self.session)
+            self.cloud.store.flush()
         self._server = _listening(self.home, Dispatcher(self.cloud).answer)
         (self.home / "endpoint").write_text(f"{self.url}\n")
         resume_in_flight(self.cloud)

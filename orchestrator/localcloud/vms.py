@@ -36,7 +36,7 @@ def allocate(cloud: Cloud, caller: Caller, text: str, hold: bool = False) -> int
 def info(cloud: Cloud, caller: Caller, vm_id: int, _decrypt: bool = False) -> str:
     vm = cloud.store.vms.get(vm_id)
     caller.require(("USE", vm))
-    return vm_body(vm)
+    return cloud.store.vms.made(vm, vm_body)
 
 
 def _selected(cloud: Cloud, caller: Caller, flag: int, start: int, end: int, state: int, key: str = "") -> list[Vm]:
@@ -60,13 +60,13 @@ def _selected(cloud: Cloud, caller: Caller, flag: int, start: int, end: int, sta
 def pool_info(cloud: Cloud, caller: Caller, flag: int, start: int, end: int, state: int, key: str = "") -> str:
     """State -1: all but DONE; -2: all."""
     shown = _selected(cloud, caller, flag, start, end, state, key)
-    return element("VM_POOL", *(vm_short_body(vm) for vm in shown))
+    return element("VM_POOL", *(cloud.store.vms.made(vm, vm_short_body) for vm in shown))
 
 
 @calls.add("one.vmpool.infoextended", "iiii|s")
 def pool_info_extended(cloud: Cloud, caller: Caller, flag: int, start: int, end: int, state: int, key: str = "") -> str:
     shown = _selected(cloud, caller, flag, start, end, state, key)
-    return element("VM_POOL", *(vm_body(vm) for vm in shown))
+    return element("VM_POOL", *(cloud.store.vms.made(vm, vm_body) for vm in shown))
 
 
 @calls.add("one.vmpool.infoset", "s|b")
@@ -74,7 +74,7 @@ def pool_info_set(cloud: Cloud, caller: Caller, text: str, extended: bool = Fals
     """Ids separated by commas; unknown ones are left out."""
     wanted = set(references.group_ids(text))
     shown = newest_first(vm for vm in cloud.store.vms if vm.oid in wanted and caller.may("USE", vm))
-    return element("VM_POOL", *((vm_body if extended else vm_short_body)(vm) for vm in shown))
+    return element("VM_POOL", *(cloud.store.vms.made(vm, vm_body if extended else vm_short_body) for vm in shown))
 
 
 @calls.add("one.vm.monitoring", "i")
