@@ -122,5 +122,12 @@ async def _finish(store: Store, task: HeldTask, verdict: Verdict, now: datetime)
 
 
 async def _close(store: Store, vm_id: str, proof: str) -> str:
-    moved = VmMoved(vm_id, VmState.DESTROYED, None, close_proof=proof)
-    return f"vm {vm_id} is closed: {proof}" if await store.vms.move(moved, now=datetime.now(UTC)) else ""
+    """A machine that ended unasked is DESTROYING for a moment first: no other move leads to DESTROYED."""
+    now = datetime.now(UTC)
+    ends = VmMoved(vm_id, VmState.DESTROYING, None, deadline_at=now + timedelta(seconds=AGAIN_SECONDS), because=proof)
+    closed = VmMoved(vm_id, VmState.DESTROYED, None, close_proof=proof)
+    if not await store.vms.move(closed, now=now):
+        await store.vms.move(ends, now=now)
+        if not await store.vms.move(closed, now=now):
+            return ""
+    return f"vm {vm_id} is closed: {proof}"
