@@ -169,7 +169,11 @@ class _Look:
         self._vms_of: dict[tuple[str | None, int | None], list[OpenVm]] = defaultdict(list)
         for vm in facts.vms:
             self._vms_of[vm.task_id, vm.attempt].append(vm)
-        self.machine = {vm.vm_id: _match(vm, facts.seen) for vm in facts.vms}
+        by_id = {machine.cloud_id: machine for machine in facts.seen}
+        by_tag = _by_tag(facts.seen)
+        self.machine = {
+            vm.vm_id: by_tag.get(vm.vm_id) if vm.cloud_id is None else by_id.get(vm.cloud_id) for vm in facts.vms
+        }
         self._missed = {vm.vm_id for vm in facts.vms if self._is_missed(vm)}
 
     def ran_out(self, task: HeldTask) -> bool:
@@ -227,6 +231,14 @@ class _Look:
     def _twice(self, suspect: str) -> bool:
         self.suspected.add(suspect)
         return suspect in self._before
+
+
+def _by_tag(seen: Collection[SeenVm]) -> dict[str, SeenVm]:
+    """Of several machines with one tag, a living one, the oldest."""
+    found: dict[str, SeenVm] = {}
+    for machine in sorted(seen, key=lambda machine: (machine.done, machine.cloud_id)):
+        found.setdefault(machine.vm_id, machine)
+    return found
 
 
 def _end(task: HeldTask, look: _Look) -> Iterator[Plan]:
@@ -290,14 +302,6 @@ def _alone(vm: OpenVm, look: _Look) -> Iterator[Plan]:
         yield (close,)
     elif holder is None and (because := _why_destroy(vm, look.now)) and (steps := look.destroy(vm, because)):
         yield steps
-
-
-def _match(vm: OpenVm, seen: Collection[SeenVm]) -> SeenVm | None:
-    """The machine that a row is about; of several with its tag, a living one, the oldest."""
-    if vm.cloud_id is not None:
-        return next((machine for machine in seen if machine.cloud_id == vm.cloud_id), None)
-    tagged = [machine for machine in seen if machine.vm_id == vm.vm_id]
-    return min(tagged, key=lambda machine: (machine.done, machine.cloud_id), default=None)
 
 
 def _why_destroy(vm: OpenVm, now: datetime) -> str:
