@@ -97,15 +97,6 @@ def update(cloud: Cloud, caller: Caller, datastore_id: int, text: str, how: int)
     return datastore_id
 
 
-@calls.add("one.datastore.chmod", "iiiiiiiiii")
-def chmod(cloud: Cloud, caller: Caller, datastore_id: int, *bits: int) -> int:
-    datastore = cloud.store.datastores.get(datastore_id)
-    caller.require(("MANAGE", datastore))
-    edits.chmod(datastore, bits)
-    cloud.store.datastores.save(datastore)
-    return datastore_id
-
-
 @calls.add("one.datastore.delete", "i")
 def delete(cloud: Cloud, caller: Caller, datastore_id: int) -> int:
     datastore = cloud.store.datastores.get(datastore_id)

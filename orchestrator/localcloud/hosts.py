@@ -11,6 +11,7 @@ from orchestrator.localcloud.markup import cdata, element
 from orchestrator.localcloud.model import Cluster, Host
 from orchestrator.localcloud.monitor import host_sample
 from orchestrator.localcloud.pools import newest_first
+from orchestrator.localcloud.quotas import set_quotas
 from orchestrator.localcloud.refusals import Code, Refused, wrong_state
 from orchestrator.localcloud.template import Template
 
@@ -197,16 +198,23 @@ def info_group(cloud: Cloud, caller: Caller, group_id: int, _decrypt: bool = Fal
     if not caller.is_admin and group.oid not in caller.user.groups:
         caller.demand(f"USE GROUP [{group.oid}]")
     inner = bodies.group_body(cloud.store, group).removesuffix("</GROUP>")
-    return f"{inner}{user_bodies.NO_QUOTAS}{user_bodies.DEFAULT_GROUP_QUOTAS}</GROUP>"
+    return f"{inner}{user_bodies.quotas_of(cloud.store, group)}{user_bodies.DEFAULT_GROUP_QUOTAS}</GROUP>"
+
+
+@calls.add("one.group.quota", "is")
+def quota(cloud: Cloud, caller: Caller, group_id: int, text: str) -> int:
+    group = cloud.store.groups.get(group_id)
+    if not caller.is_admin:
+        caller.demand(f"ADMIN GROUP [{group_id}]")
+    set_quotas(group, text)
+    cloud.store.groups.save(group)
+    return group.oid
 
 
 @calls.add("one.grouppool.info", "")
 def group_pool(cloud: Cloud, caller: Caller) -> str:
     shown = [group for group in newest_first(cloud.store.groups) if caller.is_admin or group.oid in caller.user.groups]
-    parts = [
-        bodies.group_body(cloud.store, group) + element("QUOTAS", element("ID", group.oid), user_bodies.NO_QUOTAS)
-        for group in shown
-    ]
+    parts = [bodies.group_body(cloud.store, group) + user_bodies.quotas_body(cloud.store, group) for group in shown]
     return element("GROUP_POOL", *parts, user_bodies.DEFAULT_GROUP_QUOTAS)
 
 

@@ -84,7 +84,7 @@ def allocate(cloud: Cloud, caller: Caller, text: str, datastore_id: int, _no_cap
     names.check(name)
     names.check_free(name, store.images, owner=caller.user.oid, word="IMAGE", prefix=_NOT_ALLOCATED)
     wanted = quotas.Wanted(images={datastore_id: 1}, size={datastore_id: size})
-    if caller.user.oid and (broken := quotas.check(store, caller.user, wanted)):
+    if broken := quotas.check(store, caller.user, wanted):
         caller.deny(broken)
     persistent = text_of(template, "PERSISTENT").upper() == "YES"
     image = new_image(cloud, caller, name, kind, datastore_id, size, persistent=persistent)
@@ -232,32 +232,6 @@ def update(cloud: Cloud, caller: Caller, image_id: int, text: str, how: int) -> 
     image = cloud.store.images.get(image_id)
     caller.require(("MANAGE", image))
     image.template = edits.updated(image.template, text, how)
-    cloud.store.images.save(image)
-    return image_id
-
-
-@calls.add("one.image.rename", "is")
-def rename(cloud: Cloud, caller: Caller, image_id: int, name: str) -> int:
-    image = cloud.store.images.get(image_id)
-    caller.require(("MANAGE", image))
-    edits.renamed(cloud.store.images, image, name, unique=True)
-    cloud.store.images.save(image)
-    return image_id
-
-
-@calls.add("one.image.chmod", "iiiiiiiiii")
-def chmod(cloud: Cloud, caller: Caller, image_id: int, *bits: int) -> int:
-    image = cloud.store.images.get(image_id)
-    caller.require(("MANAGE", image))
-    edits.chmod(image, bits)
-    cloud.store.images.save(image)
-    return image_id
-
-
-@calls.add("one.image.chown", "iii")
-def chown(cloud: Cloud, caller: Caller, image_id: int, uid: int, gid: int) -> int:
-    image = cloud.store.images.get(image_id)
-    edits.chown(cloud, caller, image, uid, gid)
     cloud.store.images.save(image)
     return image_id
 

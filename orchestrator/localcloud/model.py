@@ -141,6 +141,8 @@ class Group(Entity):
     auth_name: ClassVar[str] = "GROUP"
     element: ClassVar[str] = "GROUP"
 
+    quotas: Template = field(default_factory=dict)
+
 
 @dataclass(slots=True)
 class Cluster(Entity):

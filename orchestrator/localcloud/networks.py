@@ -147,24 +147,6 @@ def release(cloud: Cloud, caller: Caller, vnet_id: int, text: str) -> int:
     return vnet_id
 
 
-@calls.add("one.vn.chmod", "iiiiiiiiii")
-def chmod(cloud: Cloud, caller: Caller, vnet_id: int, *bits: int) -> int:
-    network = cloud.store.networks.get(vnet_id)
-    caller.require(("MANAGE", network))
-    edits.chmod(network, bits)
-    cloud.store.networks.save(network)
-    return vnet_id
-
-
-@calls.add("one.vn.rename", "is")
-def rename(cloud: Cloud, caller: Caller, vnet_id: int, name: str) -> int:
-    network = cloud.store.networks.get(vnet_id)
-    caller.require(("MANAGE", network))
-    edits.renamed(cloud.store.networks, network, name, unique=True)
-    cloud.store.networks.save(network)
-    return vnet_id
-
-
 @calls.add("one.vn.delete", "i")
 def delete(cloud: Cloud, caller: Caller, vnet_id: int) -> int:
     network = cloud.store.networks.get(vnet_id)
@@ -219,15 +201,6 @@ def update_group(cloud: Cloud, caller: Caller, group_id: int, text: str, how: in
     group = cloud.store.security_groups.get(group_id)
     caller.require(("MANAGE", group))
     group.template = edits.updated(group.template, text, how)
-    cloud.store.security_groups.save(group)
-    return group_id
-
-
-@calls.add("one.secgroup.chmod", "iiiiiiiiii")
-def chmod_group(cloud: Cloud, caller: Caller, group_id: int, *bits: int) -> int:
-    group = cloud.store.security_groups.get(group_id)
-    caller.require(("MANAGE", group))
-    edits.chmod(group, bits)
     cloud.store.security_groups.save(group)
     return group_id
 

@@ -1,14 +1,14 @@
-"""Quotas of a user: limits set by the administrator, use counted from the objects themselves.
+"""Quotas of users and groups: limits set by the administrator, use counted from the objects themselves.
 
-A limit of -1 is the default (none here), -2 is none. Sections as `one.user.quota` takes them: VM, NETWORK, DATASTORE,
-IMAGE.
+A limit of -1 is the default (none here), -2 is none. Sections as `one.user.quota` and `one.group.quota` take them: VM,
+NETWORK, DATASTORE, IMAGE.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from orchestrator.localcloud.model import User, Vm, VmState
+from orchestrator.localcloud.model import Group, Owned, User, Vm, VmState
 from orchestrator.localcloud.refusals import internal
 from orchestrator.localcloud.store import Store
 from orchestrator.localcloud.template import TemplateError, Vector, parse, text_of, vectors
@@ -24,6 +24,9 @@ _LIMITS = {
 }
 
 
+Holder = User | Group
+
+
 @dataclass(slots=True)
 class Wanted:
     """What a new VM (or image) would use: `vm` by limit; leases by network, running VMs by image, `images` and `size`
@@ -36,7 +39,7 @@ class Wanted:
     size: dict[int, int] = field(default_factory=dict)
 
 
-def set_quotas(user: User, text: str) -> None:
+def set_quotas(holder: Holder, text: str) -> None:
     """Set the limits that `text` names; those that a vector leaves out are the default again. Raises Refused 8192."""
     try:
         given = parse(text)
@@ -47,9 +50,9 @@ def set_quotas(user: User, text: str) -> None:
             for name, value in vector.items():
                 if name in limits:
                     _number(name, value)
-            others = [item for item in vectors(user.quotas, section) if item.get("ID", "") != vector.get("ID", "")]
+            others = [item for item in vectors(holder.quotas, section) if item.get("ID", "") != vector.get("ID", "")]
             kept = {name: value for name, value in vector.items() if name in (*limits, "ID")}
-            user.quotas[section] = [*others, kept]
+            holder.quotas[section] = [*others, kept]
 
 
 def _number(name: str, value: str) -> float:
@@ -59,10 +62,14 @@ def _number(name: str, value: str) -> float:
         raise internal(f"Quota limit {name} must be a number") from None
 
 
-def _used(store: Store, user: User) -> Wanted:
+def _owns(holder: Holder, thing: Owned) -> bool:
+    return (thing.uid if isinstance(holder, User) else thing.gid) == holder.oid
+
+
+def _used(store: Store, holder: Holder) -> Wanted:
     used = Wanted(vm=dict.fromkeys((*_VM_LIMITS, *_RUNNING_LIMITS), 0.0))
     for vm in store.vms:
-        if vm.uid != user.oid or vm.state == VmState.DONE:
+        if vm.state == VmState.DONE or not _owns(holder, vm):
             continue
         running = vm.state == VmState.ACTIVE or (vm.state == VmState.PENDING)
         for name, amount in vm_usage(vm).items():
@@ -74,7 +81,7 @@ def _used(store: Store, user: User) -> Wanted:
         for disk in vectors(vm.template, "DISK"):
             _count(used.rvms, disk.get("IMAGE_ID"))
     for image in store.images:
-        if image.uid == user.oid:
+        if _owns(holder, image):
             used.images[image.datastore_id] = used.images.get(image.datastore_id, 0) + 1
             used.size[image.datastore_id] = used.size.get(image.datastore_id, 0) + image.size
     return used
@@ -96,39 +103,47 @@ def vm_usage(vm: Vm) -> dict[str, float]:
 
 
 def check(store: Store, user: User, wanted: Wanted) -> str | None:
-    """The text of the first quota that `wanted` would break, or None."""
-    used = _used(store, user)
-    for limits in vectors(user.quotas, "VM"):
+    """The text of the first quota that `wanted` would break, of the user or then of the user's group, or None."""
+    holders: list[Holder] = [user] if user.oid else []
+    if user.oid and user.gid and (group := store.groups.find(user.gid)):
+        holders.append(group)
+    return next((broken for holder in holders if (broken := _broken(store, holder, wanted))), None)
+
+
+def _broken(store: Store, holder: Holder, wanted: Wanted) -> str | None:
+    if not holder.quotas:
+        return None
+    used = _used(store, holder)
+    who = f"{holder.kind} [{holder.oid}]"
+    for limits in vectors(holder.quotas, "VM"):
         for name, amount in wanted.vm.items():
             for key in (name, f"RUNNING_{name}"):
                 limit = float(limits.get(key, "-1"))
                 if limit >= 0 and used.vm.get(key, 0.0) + amount > limit:
-                    return f"user [{user.oid}] limit of {limits[key]} reached for {key} quota in VM."
+                    return f"{who} limit of {limits[key]} reached for {key} quota in VM."
     for section, key, already, more in (
         ("NETWORK", "LEASES", used.leases, wanted.leases),
         ("IMAGE", "RVMS", used.rvms, wanted.rvms),
         ("DATASTORE", "IMAGES", used.images, wanted.images),
         ("DATASTORE", "SIZE", used.size, wanted.size),
     ):
-        for limits in vectors(user.quotas, section):
+        for limits in vectors(holder.quotas, section):
             ident = int(limits.get("ID", "-1"))
             limit = float(limits.get(key, "-1"))
             amount = more.get(ident, 0)
             if limit >= 0 and amount and already.get(ident, 0) + amount > limit:
-                return (
-                    f"user [{user.oid}] limit of {limits[key]} reached for {key} quota in {section} with ID: {ident}."
-                )
+                return f"{who} limit of {limits[key]} reached for {key} quota in {section} with ID: {ident}."
     return None
 
 
-def quota_vectors(store: Store, user: User, section: str) -> list[Vector]:
-    """A section as `one.user.info` shows it: limits and use. Nothing for oneadmin, who has no quotas."""
-    if user.oid == 0:
+def quota_vectors(store: Store, holder: Holder, section: str) -> list[Vector]:
+    """A section as `one.user.info` shows it: limits and use. Nothing for oneadmin and its group, who have no quotas."""
+    if holder.oid == 0:
         return []
-    used = _used(store, user)
+    used = _used(store, holder)
     match section:
         case "VM":
-            limits = vectors(user.quotas, "VM")
+            limits = vectors(holder.quotas, "VM")
             if not limits and not used.vm["VMS"]:
                 return []
             row: Vector = {}
@@ -138,15 +153,15 @@ def quota_vectors(store: Store, user: User, section: str) -> list[Vector]:
                 row[f"{name}_USED"] = f"{amount:.2f}" if name.endswith("CPU") else str(int(amount))
             return [row]
         case "NETWORK":
-            return _rows(user, section, {"LEASES": used.leases})
+            return _rows(holder, section, {"LEASES": used.leases})
         case "IMAGE":
-            return _rows(user, section, {"RVMS": used.rvms})
+            return _rows(holder, section, {"RVMS": used.rvms})
         case _:
-            return _rows(user, section, {"IMAGES": used.images, "SIZE": used.size})
+            return _rows(holder, section, {"IMAGES": used.images, "SIZE": used.size})
 
 
-def _rows(user: User, section: str, counts: dict[str, dict[int, int]]) -> list[Vector]:
-    limits = {int(item["ID"]): item for item in vectors(user.quotas, section) if item.get("ID", "").isdigit()}
+def _rows(holder: Holder, section: str, counts: dict[str, dict[int, int]]) -> list[Vector]:
+    limits = {int(item["ID"]): item for item in vectors(holder.quotas, section) if item.get("ID", "").isdigit()}
     idents = sorted(set(limits).union(*(set(count) for count in counts.values())))
     rows = []
     for ident in idents:

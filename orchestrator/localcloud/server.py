@@ -16,8 +16,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from orchestrator.localcloud import datastores as datastore_calls
 from orchestrator.localcloud import (
+    alike,
     defaults,
     hosts,
     hotplug,
@@ -31,6 +31,7 @@ from orchestrator.localcloud import (
     vm_work,
     vms,
 )
+from orchestrator.localcloud import datastores as datastore_calls
 from orchestrator.localcloud.calls import Call
 from orchestrator.localcloud.cloud import Cloud
 from orchestrator.localcloud.faults import OURS, DropConnection, Faults
@@ -48,7 +49,7 @@ log = logging.getLogger(__name__)
 
 CALLS: dict[str, Call] = {
     name: call
-    for module in (system, users, hosts, datastore_calls, images, networks, templates, vms, vm_work, hotplug)
+    for module in (alike, system, users, hosts, datastore_calls, images, networks, templates, vms, vm_work, hotplug)
     for name, call in module.calls.table.items()
 }
 _LARGEST_REQUEST = 16 << 20

@@ -98,7 +98,7 @@ class Pool(Generic[E]):
 
 
 def _fields(thing: Any) -> dict[str, Any]:
-    """Of a dataclass, one level deep: dataclasses.asdict copies everything below as well, which takes longer than JSON."""
+    """Of a dataclass, one level deep: dataclasses.asdict copies all that is below, and takes longer than JSON does."""
     return {each.name: getattr(thing, each.name) for each in dataclasses.fields(thing)}
 
 

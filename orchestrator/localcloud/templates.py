@@ -95,15 +95,6 @@ def update(cloud: Cloud, caller: Caller, template_id: int, text: str, how: int) 
     return template_id
 
 
-@calls.add("one.template.rename", "is")
-def rename(cloud: Cloud, caller: Caller, template_id: int, name: str) -> int:
-    template = cloud.store.templates.get(template_id)
-    caller.require(("MANAGE", template))
-    edits.renamed(cloud.store.templates, template, name, unique=True)
-    cloud.store.templates.save(template)
-    return template_id
-
-
 @calls.add("one.template.chmod", "iiiiiiiiii|b")
 def chmod(cloud: Cloud, caller: Caller, template_id: int, *values: int) -> int:
     """With a true last argument the images of its disks too."""
@@ -120,14 +111,6 @@ def chmod(cloud: Cloud, caller: Caller, template_id: int, *values: int) -> int:
     return template_id
 
 
-@calls.add("one.template.chown", "iii")
-def chown(cloud: Cloud, caller: Caller, template_id: int, uid: int, gid: int) -> int:
-    template = cloud.store.templates.get(template_id)
-    edits.chown(cloud, caller, template, uid, gid)
-    cloud.store.templates.save(template)
-    return template_id
-
-
 @calls.add("one.template.clone", "is|b")
 def clone(cloud: Cloud, caller: Caller, template_id: int, name: str, _images_too: bool = False) -> int:
     """The template alone: its copy has the same images."""
@@ -137,22 +120,6 @@ def clone(cloud: Cloud, caller: Caller, template_id: int, name: str, _images_too
     names.check(name)
     names.check_free(name, cloud.store.templates, owner=caller.user.oid, word="TEMPLATE")
     return _saved(cloud, caller, name, template.template)
-
-
-@calls.add("one.template.lock", "ii|b")
-def lock(cloud: Cloud, caller: Caller, template_id: int, level: int, _test: bool = False) -> int:
-    template = cloud.store.templates.get(template_id)
-    edits.lock(caller, template, level)
-    cloud.store.templates.save(template)
-    return template_id
-
-
-@calls.add("one.template.unlock", "i")
-def unlock(cloud: Cloud, caller: Caller, template_id: int) -> int:
-    template = cloud.store.templates.get(template_id)
-    edits.unlock(caller, template)
-    cloud.store.templates.save(template)
-    return template_id
 
 
 @calls.add("one.template.delete", "i|b")
@@ -212,5 +179,5 @@ def instantiate(
 def check_quota(cloud: Cloud, caller: Caller, template: Template) -> None:
     """Raises Refused 512 when a quota would be broken."""
     wanted = vm_make.wanted_of(cloud, caller, template)
-    if caller.user.oid and (broken := quotas.check(cloud.store, caller.user, wanted)):
+    if broken := quotas.check(cloud.store, caller.user, wanted):
         caller.deny(broken)

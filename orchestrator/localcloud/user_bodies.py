@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from orchestrator.localcloud.markup import cdata, element, ids, plain, template_xml
-from orchestrator.localcloud.model import User
+from orchestrator.localcloud.model import Group, User
 from orchestrator.localcloud.quotas import quota_vectors
 from orchestrator.localcloud.store import Store
 
@@ -12,7 +12,6 @@ _NO_QUOTAS = (
 )
 DEFAULT_USER_QUOTAS = element("DEFAULT_USER_QUOTAS", _NO_QUOTAS)
 DEFAULT_GROUP_QUOTAS = element("DEFAULT_GROUP_QUOTAS", _NO_QUOTAS)
-NO_QUOTAS = _NO_QUOTAS
 
 
 def _head(store: Store, user: User) -> str:
@@ -40,19 +39,19 @@ def short_body(store: Store, user: User) -> str:
 
 
 def user_body(store: Store, user: User) -> str:
-    return element("USER", _head(store, user), _quotas(store, user), DEFAULT_USER_QUOTAS)
+    return element("USER", _head(store, user), quotas_of(store, user), DEFAULT_USER_QUOTAS)
 
 
-def quotas_body(store: Store, user: User) -> str:
-    return element("QUOTAS", element("ID", user.oid), _quotas(store, user))
+def quotas_body(store: Store, holder: User | Group) -> str:
+    return element("QUOTAS", element("ID", holder.oid), quotas_of(store, holder))
 
 
-def _quotas(store: Store, user: User) -> str:
+def quotas_of(store: Store, holder: User | Group) -> str:
     parts = []
     for section in ("DATASTORE", "NETWORK", "VM", "IMAGE"):
         rows = (
             element(section, *(cdata(key, row[key]) for key in sorted(row)))
-            for row in quota_vectors(store, user, section)
+            for row in quota_vectors(store, holder, section)
         )
         parts.append(element(f"{section}_QUOTA", *rows))
     return "".join(parts)

@@ -116,7 +116,6 @@ EXCEPTIONS: tuple[tuple[str, str], ...] = (
     (r"one\.vm\.info: no VM/MONITORING/VM_QEMU_PING", "a figure of the libvirt driver"),
     (r"one\.zonepool\.info: no ZONE_POOL/ZONE/TEMPLATE/ENDPOINT_GRPC", "the local cloud speaks XML-RPC only"),
     (r"one\.grouppool\.info: no GROUP_POOL/GROUP/TEMPLATE/SUNSTONE", "settings of a web interface"),
-    (r"one\.grouppool\.info: no GROUP_POOL/QUOTAS/DATASTORE_QUOTA/DATASTORE", "what a group uses is not counted"),
     (r"one\.vm\.info: no VM/(SNAPSHOTS|TEMPLATE/SNAPSHOT)", "follows from the refused snapshots"),
     (
         r"one\.image\.delete: text .*There are \d+ VMs using it.*",

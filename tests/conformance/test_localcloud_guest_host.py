@@ -1,13 +1,16 @@
 """Simulated machines live in a process of their own, which outlives the cloud's and ends when it should."""
 
+import asyncio
 import os
 import signal
+import time
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pyone
 import pytest
 
+from orchestrator.domain.errors import Unreachable
 from orchestrator.domain.outcome import Exited
 from orchestrator.guest import connect
 from orchestrator.localcloud import daemon
@@ -132,3 +135,79 @@ def test_what_is_asked_and_makes_no_sense(home):
     with pytest.raises(ValueError, match="no machine 7 runs"):
         machines.inject({"kind": "power_off", "vm": 7})
     machines.close()
+
+
+def events(home):
+    return [line["event"] for line in read_runs(home / FILE)]
+
+
+async def until_async(what, condition):
+    return await asyncio.to_thread(until, what, condition)
+
+
+@pytest.mark.parametrize("how", ["freeze_guest", "unreachable_host"])
+async def test_a_silent_guest_goes_on_and_its_output_comes_when_it_is_heard_again(home, how):
+    one = start(home)
+    vm, address = machine(one)
+    trouble = {"freeze_guest": {"vm": vm, "frozen": True}, "unreachable_host": {"host": 0, "unreachable": True}}[how]
+    async with reached(address) as guest:
+        await guest.start(launch("sh", "-c", "echo before; sleep 0.2; echo after", token="t1.1"))
+        daemon.fault(home, {"kind": how, **trouble})
+        sinks = Sinks()
+        following = asyncio.create_task(guest.follow(*sinks))
+        await until_async("the process ended", lambda: events(home) == ["started", "ended"])
+        with pytest.raises(Unreachable):
+            async with reached(address, deadline=0.5):
+                pass
+        assert not following.done()
+        assert b"after" not in sinks.stdout.data
+        if how == "unreachable_host":
+            await until_async("it is UNKNOWN", lambda: one.vm.info(vm).LCM_STATE == 16)
+        daemon.fault(home, {"kind": how, **{key: False if value is True else value for key, value in trouble.items()}})
+        outcome, _ = await following
+    assert (outcome, sinks.stdout.data) == (Exited(0), b"before\nafter\n")
+    assert events(home) == ["started", "ended"]
+
+
+async def test_connections_that_are_dropped_are_made_again(home):
+    one = start(home)
+    vm, address = machine(one)
+    async with reached(address) as guest:
+        await guest.start(launch("sh", "-c", "echo before; sleep 0.2; echo after", token="t1.1"))
+        for target in (vm, "all"):
+            daemon.fault(home, {"kind": "drop_connections", "vm": target})
+        sinks = Sinks()
+        outcome, _ = await guest.follow(*sinks)
+    assert (outcome, sinks.stdout.data) == (Exited(0), b"before\nafter\n")
+
+
+async def test_a_guest_can_be_slow(home):
+    one = start(home)
+    vm, address = machine(one)
+    async with reached(address) as guest:
+        await guest.facts()
+        daemon.fault(home, {"kind": "slow_guest", "vm": vm, "seconds": 0.3})
+        started = time.monotonic()
+        await guest.facts()
+        assert time.monotonic() - started >= 0.3
+
+
+async def test_a_machine_that_goes_off_takes_its_process_along(home):
+    one = start(home)
+    vm, address = machine(one)
+    async with reached(address, reconnect_seconds=0.5) as guest:
+        await guest.start(launch("sleep", "600", token="t1.1"))
+        await until_async("it started", lambda: events(home) == ["started"])
+        daemon.fault(home, {"kind": "power_off", "vm": vm})
+        await until_async("it shows", lambda: one.vm.info(vm).STATE == 8)
+    assert events(home) == ["started"]
+
+
+def test_faults_that_are_refused(home):
+    with pytest.raises(daemon.CloudNotStarted, match="no local cloud runs"):
+        daemon.fault(home, {"kind": "clear"})
+    start(home)
+    with pytest.raises(ValueError, match="no machine 9 runs"):
+        daemon.fault(home, {"kind": "drop_connections", "vm": 9})
+    with pytest.raises(ValueError, match="not a fault"):
+        daemon.fault(home, {"kind": "sulk"})

@@ -334,3 +334,34 @@ def test_every_other_pool_binds(here, alice):
         assert getattr(pool, kind), kind
     assert one.group.info(-1).NAME == "oneadmin"
     assert one.system.config().API_LIST_ORDER == ["DESC"]
+
+
+@pytest.mark.parametrize("family", ["vm", "vn", "template", "image"])
+def test_whoever_locked_a_thing_must_unlock_it_first(here, family):
+    """A lock is refused with the code of a missing right."""
+    uid, alice = here.user("alice")
+    thing = {"vm": lambda: here.vm(hold=True), "vn": lambda: 0, "template": here.template, "image": here.image}[
+        family
+    ]()
+    calls, mine = getattr(here.one, family), getattr(alice, family)
+    calls.chown(thing, uid, -1)
+    assert mine.lock(thing, 1, False) == thing
+    assert int(calls.info(thing).LOCK.LOCKED) == 1
+    with pytest.raises(pyone.OneAuthorizationException, match="Not authorized to perform MANAGE"):
+        mine.rename(thing, "another")
+    assert mine.unlock(thing) == thing
+    assert mine.rename(thing, "another") == thing
+
+
+def test_a_quota_of_a_group_holds_for_all_in_it(here, alice, bob):
+    template = usable(here)
+    here.one.group.quota(1, 'VM=[VMS="1"]')
+    vm = alice[1].template.instantiate(template, "first", True, "", False)
+    with pytest.raises(pyone.OneAuthorizationException, match=r"group \[1\] limit of 1 reached for VMS quota in VM"):
+        bob[1].template.instantiate(template, "second", True, "", False)
+    [quota] = bob[1].group.info(-1).VM_QUOTA.VM
+    assert (quota.VMS, quota.VMS_USED, quota.MEMORY_USED) == ("1", "1", "64")
+    alice[1].vm.action("terminate-hard", vm)
+    bob[1].template.instantiate(template, "second", True, "", False)
+    with pytest.raises(pyone.OneAuthorizationException, match=r"ADMIN GROUP \[1\]"):
+        bob[1].group.quota(1, 'VM=[VMS="9"]')
