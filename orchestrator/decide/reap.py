@@ -170,7 +170,8 @@ class _Look:
         for vm in facts.vms:
             self._vms_of[vm.task_id, vm.attempt].append(vm)
         by_id = {machine.cloud_id: machine for machine in facts.seen}
-        by_tag = _by_tag(facts.seen)
+        known = {vm.cloud_id for vm in facts.vms}
+        by_tag = _by_tag([machine for machine in facts.seen if machine.cloud_id not in known])
         self.machine = {
             vm.vm_id: by_tag.get(vm.vm_id) if vm.cloud_id is None else by_id.get(vm.cloud_id) for vm in facts.vms
         }

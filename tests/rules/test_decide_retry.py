@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from orchestrator.decide.retry import Failure, GiveUp, Retry, after, after_job
@@ -185,9 +185,11 @@ pools = st.builds(
 )
 failures = st.builds(Failure, reasons, st.text(), st.booleans(), st.booleans(), st.booleans())
 histories = st.lists(reasons, max_size=20)
+calm = settings(deadline=None)
 dice = st.floats(allow_nan=False)
 
 
+@calm
 @given(failures, all_terms, pools, st.integers(1, 10**9), dice, histories)
 def test_whatever_fails_a_retry_comes_neither_before_now_nor_later_than_the_pool_allows(
     failure: Failure, terms: Terms, pool: Pool, attempt: int, rand: float, earlier: list[Reason]
@@ -200,6 +202,7 @@ def test_whatever_fails_a_retry_comes_neither_before_now_nor_later_than_the_pool
         assert decided.verdict.state is TaskState.FAILED and decided.verdict.reason is failure.reason
 
 
+@calm
 @given(failures, all_terms, pools, st.integers(1, 10), dice, histories)
 def test_whatever_fails_at_most_once_means_that_no_process_follows_one_that_may_have_started(
     failure: Failure, terms: Terms, pool: Pool, attempt: int, rand: float, earlier: list[Reason]
@@ -212,6 +215,7 @@ def test_whatever_fails_at_most_once_means_that_no_process_follows_one_that_may_
 outcomes = st.sampled_from([*OWN, Exited(0), Lost("gone")])
 
 
+@calm
 @given(outcomes, all_terms, pools, st.integers(1, 10), dice, histories)
 def test_however_a_process_ends_at_most_once_means_that_there_is_no_other(
     outcome: Outcome, terms: Terms, pool: Pool, attempt: int, rand: float, earlier: list[Reason]
@@ -221,6 +225,7 @@ def test_however_a_process_ends_at_most_once_means_that_there_is_no_other(
     assert isinstance(decided, GiveUp)
 
 
+@calm
 @given(all_terms, pools, st.lists(st.sampled_from(PLATFORM), min_size=20, max_size=20), st.booleans())
 def test_a_platform_that_fails_for_ever_is_given_up_after_the_tries_that_there_are(
     terms: Terms, pool: Pool, fates: list[Reason], started: bool
