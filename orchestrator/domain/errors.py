@@ -9,7 +9,9 @@ MayflyError                      anything that we raise on purpose
  └─ PlatformError                the platform failed; carries a Reason, so that a task can be judged by it
      ├─ CloudError               OpenNebula refused, failed or did not answer
      │   ├─ CloudUnreachable     no answer at all
-     │   ├─ CloudDenied          authentication or authorization (quota and restricted attributes included)
+     │   ├─ CloudDenied          authentication or authorization (restricted attributes included)
+     │   │   ├─ QuotaExceeded    a quota of the account or its group is used up
+     │   │   └─ CloudLocked      somebody locked the object
      │   ├─ CloudMissing         no such object
      │   ├─ CloudWrongState      not in this state, which is often "not yet"
      │   ├─ ProvisionFailed      the VM will not come up
@@ -20,6 +22,7 @@ MayflyError                      anything that we raise on purpose
      │   ├─ ConnectionLost       the connection dropped and did not come back
      │   ├─ SealBroken           the machine could reach something
      │   └─ StagingFailed        inputs did not go in, or outputs did not come out, whole
+     ├─ DatabaseUnavailable      the database is down, restarting, full of connections or busy
      ├─ HostDiskFull             no space left on this machine
      └─ RunnerLost               the runner's lease expired
 """
@@ -87,7 +90,17 @@ class CloudUnreachable(CloudError):
 
 
 class CloudDenied(CloudError):
-    """OpenNebula refused: authentication or authorization (a quota and a restricted attribute come so too)."""
+    """OpenNebula refused: authentication or authorization (a restricted attribute comes so too)."""
+
+
+class QuotaExceeded(CloudDenied):
+    """A quota of the account or of its group is used up."""
+
+    reason = Reason.QUOTA
+
+
+class CloudLocked(CloudDenied):
+    """Somebody locked the object."""
 
 
 class CloudMissing(CloudError):
@@ -147,6 +160,10 @@ class StagingFailed(GuestError):
     """Inputs did not go in whole, or outputs did not come out whole."""
 
     reason = Reason.STAGING_FAILED
+
+
+class DatabaseUnavailable(PlatformError):
+    """The database does not answer, or was kept busy for too long: ask again later."""
 
 
 class HostDiskFull(PlatformError):

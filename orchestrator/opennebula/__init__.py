@@ -4,7 +4,9 @@ from orchestrator.opennebula.auth import read_session
 from orchestrator.opennebula.cloud import Cloud
 from orchestrator.opennebula.images import Images
 from orchestrator.opennebula.objects import CloudVm, Host, ImageVersion, Network, VmRequest
+from orchestrator.opennebula.sights import Sight
 from orchestrator.opennebula.states import LcmState, Phase, State
+from orchestrator.opennebula.stuck import StuckVm
 
 __all__ = [
     "Cloud",
@@ -15,7 +17,9 @@ __all__ = [
     "LcmState",
     "Network",
     "Phase",
+    "Sight",
     "State",
+    "StuckVm",
     "VmRequest",
     "read_session",
 ]

@@ -6,13 +6,18 @@ import asyncio
 import logging
 import re
 import time
+import xmlrpc.client
+from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, TypeVar
 
 import pyone
 
 from orchestrator.domain.errors import CloudError, CloudUnreachable
+from orchestrator.opennebula.limiter import Limiter
 from orchestrator.opennebula.transport import BoundedTransport, NeverSent
+
+T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 
@@ -27,21 +32,33 @@ class Client:
     """Calls by name ("vm.info"), answers as pyone's objects.
 
     timeout: seconds for one call, connecting included. patience: for how many seconds a call that may be repeated is
-    repeated while nothing answers. connections: how many at once; OpenNebula takes 15 from all its clients together
-    (MAX_CONN), and makes the next one wait a second.
+    repeated while nothing answers. connections: how many at once, one urgent call not counted; OpenNebula takes 15 from
+    all its clients together (MAX_CONN), and makes the next one wait a second. requests_per_second, burst: see
+    `Limiter`.
     """
 
     def __init__(
-        self, endpoint: str, session: str, *, timeout: float = 30.0, patience: float = 10.0, connections: int = 12
+        self,
+        endpoint: str,
+        session: str,
+        *,
+        timeout: float = 30.0,
+        patience: float = 10.0,
+        connections: int = 12,
+        requests_per_second: float = 28.0,
+        burst: int = 60,
     ) -> None:
         self.endpoint = endpoint
         self._timeout = timeout
         self._patience = patience
+        self._session = session
+        self._limiter = Limiter(requests_per_second, burst)
         self._slots = asyncio.Semaphore(connections)
-        self._threads = ThreadPoolExecutor(connections, thread_name_prefix="opennebula")
-        transport = BoundedTransport(endpoint, timeout)
+        self._urgent_slot = asyncio.Semaphore(1)
+        self._threads = ThreadPoolExecutor(connections + 1, thread_name_prefix="opennebula")
+        self._transport = BoundedTransport(endpoint, timeout)
         self._server = pyone.OneServer(endpoint, session, protocol="xmlrpc")
-        self._server._ServerProxy__transport = transport  # pyone makes its own, and takes none
+        self._server._ServerProxy__transport = self._transport  # pyone makes its own, and takes none
 
     def close(self) -> None:
         """Start no further call. Those under way end by themselves, at their time limit at the latest."""
@@ -56,28 +73,44 @@ class Client:
         for argument in arguments:
             if isinstance(argument, str) and (bad := _OUTSIDE_XML.search(argument)):
                 raise CloudError(f"one.{method}: the character {bad.group()!r} cannot be sent to OpenNebula")
-        async with self._slots:
-            call = asyncio.get_running_loop().run_in_executor(self._threads, self._call, method, arguments)
+        return await self._bounded(method, lambda: self._call(method, arguments), urgent=False)
+
+    async def raw(self, method: str, *arguments: str | int | bool, urgent: bool = False) -> str:
+        """Call `one.<method>`, and return the XML as it came: pyone's bindings are slow for a thousand VMs.
+
+        Never repeated; raises as `once` does. urgent: it waits for no turn, see `Limiter`, and behind no other call but
+        an urgent one.
+        """
+        return await self._bounded(method, lambda: self._call_raw(method, arguments), urgent=urgent)
+
+    async def _bounded(self, method: str, call: Callable[[], T], *, urgent: bool) -> T:
+        await self._limiter.turn(urgent=urgent)
+        async with self._urgent_slot if urgent else self._slots:
+            calling = asyncio.get_running_loop().run_in_executor(self._threads, call)
             try:
                 async with asyncio.timeout(self._timeout + _NAME_LOOKUP_SECONDS):
-                    return await call
+                    return await calling
             except TimeoutError as error:
                 raise CloudUnreachable(f"{self.endpoint} did not answer one.{method}") from error
 
     async def order(self, method: str, *arguments: Any) -> Any:
         """Call `one.<method>`, which changes something: again only as long as it never left this machine."""
-        return await self._repeated(NeverSent, method, arguments)
+        return await self._repeated(NeverSent, method, lambda: self.once(method, *arguments))
 
     async def ask(self, method: str, *arguments: Any) -> Any:
         """Call `one.<method>`, which may be called twice without harm: again whenever the reply is lost."""
-        return await self._repeated(CloudUnreachable, method, arguments)
+        return await self._repeated(CloudUnreachable, method, lambda: self.once(method, *arguments))
 
-    async def _repeated(self, lost: type[CloudUnreachable], method: str, arguments: tuple[Any, ...]) -> Any:
+    async def ask_raw(self, method: str, *arguments: str | int | bool) -> str:
+        """The same, with the XML as it came, see `raw`."""
+        return await self._repeated(CloudUnreachable, method, lambda: self.raw(method, *arguments))
+
+    async def _repeated(self, lost: type[CloudUnreachable], method: str, call: Callable[[], Awaitable[T]]) -> T:
         give_up = time.monotonic() + self._patience
         pause = 0.1
         while True:
             try:
-                return await self.once(method, *arguments)
+                return await call()
             except lost as error:
                 if time.monotonic() + pause > give_up:
                     raise
@@ -92,3 +125,11 @@ class Client:
             raise
         except Exception as error:  # pyone's bindings raise what their XML parsers raise
             raise CloudError(f"one.{method} answered with what pyone cannot read: {error}") from error
+
+    def _call_raw(self, method: str, arguments: tuple[Any, ...]) -> str:
+        request = xmlrpc.client.dumps((self._session, *arguments), f"one.{method}").encode()
+        match self._transport.request("", "", request):
+            case ([True, str(body), *_],):
+                return body
+            case _:
+                raise CloudError(f"one.{method} answered with no text")

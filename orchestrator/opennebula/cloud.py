@@ -5,28 +5,22 @@ from __future__ import annotations
 import asyncio
 import difflib
 import logging
-import time
 from collections.abc import Callable
 from types import TracebackType
-from typing import assert_never
 
-from orchestrator.domain.errors import (
-    CloudDenied,
-    CloudError,
-    CloudMissing,
-    CloudUnreachable,
-    CloudWrongState,
-    NotDestroyed,
-    NotFound,
-    NotPossible,
-    ProvisionFailed,
-)
+from orchestrator.decide.admission import Capacity, QuotaRoom, stalled
+from orchestrator.domain.errors import NotFound, NotPossible
+from orchestrator.opennebula.cache import Cache
+from orchestrator.opennebula.capacity import Pending, PendingSince, host_rooms, read_pending, read_quotas
 from orchestrator.opennebula.client import Client
+from orchestrator.opennebula.ending import Ender
+from orchestrator.opennebula.making import Maker
 from orchestrator.opennebula.objects import CloudVm, Host, ImageVersion, Network, VmRequest
-from orchestrator.opennebula.placement import choose_host
 from orchestrator.opennebula.render import Renderer
-from orchestrator.opennebula.states import Phase, ending
-from orchestrator.opennebula.transport import NeverSent
+from orchestrator.opennebula.sights import Sight
+from orchestrator.opennebula.stuck import StuckVm, suspects
+from orchestrator.opennebula.waiting import until_gone, until_running
+from orchestrator.opennebula.watch import Watch
 
 log = logging.getLogger(__name__)
 
@@ -34,15 +28,20 @@ _ALL, _OWN = -2, -3
 """Filter flags of the pool calls: everything that the account may use; its own."""
 _NOT_DONE, _ANY_STATE = -1, -2
 
-_SETTLE_SECONDS = 2.0
-"""For how long after an action was accepted its effect may not be visible yet (20 to 60 ms were seen)."""
+_KEPT_SECONDS = 3.0
+"""For how long hosts, networks, base images and quotas are taken to be as they were."""
+
+_LOOKS_SHARE = 4.0
+"""Looking at VMs takes at most one in so many of the requests that are allowed."""
 
 
 class Cloud:
-    """The client of one OpenNebula for one account. Use as `async with`, or call `close`.
+    """The client of one OpenNebula for one account, in one event loop. Use as `async with`, or call `close`.
 
     endpoint: `http://HOST:2633/RPC2`, or `https://`. session: `user:password`, see `auth.read_session`. timeout,
-    patience, connections: see `Client`. poll_seconds: how often a wait looks.
+    patience, connections, requests_per_second, burst: see `Client`. poll_seconds, tick_seconds: how often VMs are
+    looked at, all that anybody waits for in one call: while somebody waits for a start or an end, and while they are
+    only kept an eye on. stuck_seconds: see `Ender`.
 
     Every verb raises a `domain.errors.CloudError` when OpenNebula refuses, fails or does not answer: CloudUnreachable,
     CloudDenied, CloudMissing, CloudWrongState or CloudError itself, with OpenNebula's own text and code.
@@ -57,13 +56,45 @@ class Cloud:
         patience: float = 10.0,
         connections: int = 12,
         poll_seconds: float = 0.25,
+        tick_seconds: float = 1.0,
+        requests_per_second: float = 28.0,
+        burst: int = 60,
+        stuck_seconds: float = 20.0,
     ) -> None:
-        self.client = Client(endpoint, session, timeout=timeout, patience=patience, connections=connections)
+        self.client = Client(
+            endpoint,
+            session,
+            timeout=timeout,
+            patience=patience,
+            connections=connections,
+            requests_per_second=requests_per_second,
+            burst=burst,
+        )
         self.renderer = Renderer()
         self.poll_seconds = poll_seconds
-        self.patience = patience
-        self._instantiating = asyncio.Lock()
+        fastest = max(poll_seconds, _LOOKS_SHARE / requests_per_second)
+        self._watch = Watch(self.client, fastest=fastest, tick=max(tick_seconds, fastest))
+        self._ender = Ender(self.client, self._watch, stuck_seconds)
+        self._maker = Maker(self.client, self.renderer, self.vms, self._recent_hosts, patience)
+        self._pending_since = PendingSince()
+        self._kept_hosts = Cache[None, list[Host]](lambda _: self.hosts(), _KEPT_SECONDS)
+        self._kept_networks = Cache[None, list[Network]](lambda _: self.networks(), _KEPT_SECONDS)
+        self._kept_promoted = Cache[str, ImageVersion](self._find_promoted, _KEPT_SECONDS)
+        self._kept_quotas = Cache[None, tuple[QuotaRoom, ...]](lambda _: read_quotas(self.client), _KEPT_SECONDS)
+        self._kept_pending = Cache[None, Pending](
+            lambda _: read_pending(self.client, self._pending_since), _KEPT_SECONDS
+        )
+        self._stall_told = False
         self._user_id: int | None = None
+
+    @property
+    def patience(self) -> float:
+        """For how many seconds something is looked for that a call may have made whose reply was lost."""
+        return self._maker.patience
+
+    @patience.setter
+    def patience(self, seconds: float) -> None:
+        self._maker.patience = seconds
 
     async def __aenter__(self) -> Cloud:
         return self
@@ -75,18 +106,29 @@ class Cloud:
 
     def close(self) -> None:
         """Start no further call."""
+        self._watch.close()
         self.client.close()
 
     async def version(self) -> str:
         """OpenNebula's version. Asked once only, so that a wrong address or password is told at once."""
         return str(await self.client.once("system.version"))
 
+    def forget(self) -> None:
+        """Ask again for hosts, networks, base images and quotas when they are needed next."""
+        for kept in (self._kept_hosts, self._kept_networks, self._kept_promoted):
+            kept.forget()
+        self._kept_quotas.forget()
+        self._kept_pending.forget()
+
     async def promoted(self, image: str) -> ImageVersion:
         """The promoted version of the base image of this name: found by its tags, the newest if there are several.
 
-        Only versions that belong to this account or to OpenNebula's administrator count: tags are anybody's to set.
-        Raises NotFound, with what there is instead.
+        Only versions that belong to this account or to OpenNebula's administrator count: tags are anybody's to set. As
+        it was a few seconds ago at most. Raises NotFound, with what there is instead.
         """
+        return (await self._kept_promoted.get(image))[0]
+
+    async def _find_promoted(self, image: str) -> ImageVersion:
         versions = await self.image_versions()
         mine = [version for version in versions if version.image == image]
         promoted = [version for version in mine if version.state == "promoted"]
@@ -108,14 +150,21 @@ class Cloud:
         read = [ImageVersion.read(template) for template in pool.VMTEMPLATE if int(template.UID) in trusted]
         return sorted((version for version in read if version), key=lambda version: -version.version)
 
+    async def networks(self) -> list[Network]:
+        """The virtual networks that the account may use."""
+        pool = await self.client.ask("vnpool.info", _ALL, -1, -1)
+        return [Network.read(network) for network in pool.VNET]
+
     async def network(self, name: str) -> Network:
         """The virtual network of this name, whoever owns it. OpenNebula's own lookup by name knows only the caller's.
 
-        Raises NotFound; NotPossible when several share the name and not just one is this account's or the
-        administrator's.
+        As it was a few seconds ago at most. Raises NotFound; NotPossible when several share the name and not just one
+        is this account's or the administrator's.
         """
-        pool = await self.client.ask("vnpool.info", _ALL, -1, -1)
-        networks = [Network.read(network) for network in pool.VNET]
+        networks, _ = await self._kept_networks.get(None)
+        if not any(network.name == name for network in networks):
+            self._kept_networks.forget()
+            networks, _ = await self._kept_networks.get(None)
         found = [network for network in networks if network.name == name]
         if len(found) > 1:
             trusted = {0, await self._me()}
@@ -139,79 +188,43 @@ class Cloud:
         pool = await self.client.ask("hostpool.info")
         return [Host.read(host) for host in pool.HOST]
 
+    async def _recent_hosts(self) -> tuple[list[Host], float]:
+        return await self._kept_hosts.get(None)
+
+    async def capacity(self) -> Capacity:
+        """What OpenNebula has left for this account, as it was a few seconds ago at most, less what was asked for
+        since. It counts no VM of which `instantiate` has not returned yet.
+
+        A scheduler that places nothing any more is told to the log, once.
+        """
+        hosts, hosts_read_at = await self._kept_hosts.get(None)
+        networks, _ = await self._kept_networks.get(None)
+        quotas, quotas_read_at = await self._kept_quotas.get(None)
+        pending, pending_read_at = await self._kept_pending.get(None)
+        names = [network.name for network in networks]
+        capacity = Capacity(
+            hosts=host_rooms(self._maker.placed(hosts, hosts_read_at)) if hosts else None,
+            networks={network.name: network.cluster_ids for network in networks if names.count(network.name) == 1},
+            quotas=self._maker.used(quotas, quotas_read_at),
+            pending=pending.count + (0 if hosts else self._maker.made_since(pending_read_at)),
+            oldest_pending_seconds=pending.unexplained_seconds,
+            sched_message=pending.sched_message,
+        )
+        words = stalled(capacity)
+        if words and not self._stall_told:
+            log.warning("OpenNebula's scheduler places nothing: %s", words)
+        self._stall_told = bool(words)
+        return capacity
+
     async def instantiate(self, template_id: int, request: VmRequest) -> int:
         """Make a VM of a template and see that it is placed; return its id at once.
 
         An account that may place VMs itself does so (`hold`, then `one.vm.deploy`); else, or when no host has room,
-        OpenNebula's scheduler does. When the reply is lost, the VM is looked for by its tag MAYFLY_VM and adopted;
-        CloudUnreachable means that there may be one all the same, which the tag will tell.
+        OpenNebula's scheduler does. When the reply is lost, the VM is looked for by its tag MAYFLY_VM and adopted (if
+        the request was done twice, all but one are ended); CloudUnreachable means that there may be one all the same,
+        which the tag will tell. Raises QuotaExceeded, CloudLocked.
         """
-        network = await self.network(request.network)
-        hosts = await self.hosts()
-        memory_mb = -(-request.memory_bytes // 2**20)
-        extra = self.renderer.render(
-            "machine",
-            cpus=request.cpus,
-            memory_mb=memory_mb,
-            network_id=network.id,
-            context=request.context,
-            tags=request.tags,
-        )
-        hold = bool(hosts)
-        vm_id = await self._instantiate_once(template_id, request, hold, extra)
-        if hold:
-            await self._place(vm_id, request, hosts, network)
-        return vm_id
-
-    async def _instantiate_once(self, template_id: int, request: VmRequest, hold: bool, extra: str) -> int:
-        try:
-            async with self._instantiating:  # OpenNebula is slower with several at once
-                return int(
-                    await self.client.order("template.instantiate", template_id, request.name, hold, extra, False)
-                )
-        except NeverSent:
-            raise
-        except CloudUnreachable as error:
-            log.warning("the reply to template.instantiate is lost: %s; looking for the VM by its tag", error)
-            adopted = await self._look_for(request.tags["MAYFLY_VM"])
-            if adopted is None:
-                raise
-            return adopted
-
-    async def _look_for(self, tag: str) -> int | None:
-        """The VM with this MAYFLY_VM tag, which may yet appear; None when none has within the patience."""
-        give_up = time.monotonic() + self.patience
-        while True:
-            found = sorted(vm.id for vm in await self.vms() if vm.tags.get("MAYFLY_VM") == tag)
-            if found:
-                log.info("adopting VM %d, found by its tag among %s", found[0], found)
-                return found[0]
-            if time.monotonic() >= give_up:
-                return None
-            await asyncio.sleep(self.poll_seconds)
-
-    async def _place(self, vm_id: int, request: VmRequest, hosts: list[Host], network: Network) -> None:
-        host = choose_host(hosts, network.cluster_ids, cpus=request.cpus, memory_bytes=request.memory_bytes)
-        try:
-            if host is not None:
-                await self.client.ask("vm.deploy", vm_id, host.id, True, -1, "")
-                return
-        except (CloudDenied, CloudWrongState) as error:
-            if (await self.vm(vm_id)).state_name != "HOLD":
-                return  # a repeated call: the first one did it
-            log.info("VM %d is left to OpenNebula's scheduler: %s", vm_id, error)
-        except CloudUnreachable:
-            raise
-        except CloudError as error:
-            log.info("VM %d is left to OpenNebula's scheduler: %s", vm_id, error)
-        await self._release(vm_id)
-
-    async def _release(self, vm_id: int) -> None:
-        try:
-            await self.client.ask("vm.action", "release", vm_id)
-        except CloudWrongState:
-            if (await self.vm(vm_id)).state_name == "HOLD":
-                raise
+        return await self._maker.make(template_id, request, await self.network(request.network))
 
     async def vm(self, vm_id: int) -> CloudVm:
         """One VM, also when it is DONE. Raises CloudMissing for an id that never was."""
@@ -227,72 +240,47 @@ class Cloud:
         return [vm for vm in read if installation is None or vm.tags.get("MAYFLY_INSTALLATION") == installation]
 
     async def wait_running(
-        self, vm_id: int, *, within: float, on_change: Callable[[CloudVm], None] | None = None
-    ) -> CloudVm:
+        self, vm_id: int, *, within: float, on_change: Callable[[Sight], None] | None = None
+    ) -> Sight:
         """The VM once OpenNebula says RUNNING, which is long before its guest answers.
 
-        `on_change` is told each new state. Raises ProvisionFailed, with the reason that OpenNebula gives, when the VM
-        fails, goes off or is terminated, and when it is not RUNNING after `within` seconds.
+        `on_change` is told each new state that is seen. Raises ProvisionFailed, with the reason that OpenNebula gives,
+        when the VM fails, goes off or is terminated, and when it is not RUNNING after `within` seconds.
         """
-        deadline = time.monotonic() + within
-        seen, why = "", "in a state that nobody could ask for"
-        while True:
-            vm = await self._look(vm_id, deadline)
-            if vm is not None:
-                if on_change and vm.state_name != seen:
-                    on_change(vm)
-                seen, why = vm.state_name, vm.why
-                match vm.phase:
-                    case Phase.RUNNING:
-                        return vm
-                    case Phase.FAILED | Phase.OFF | Phase.DONE:
-                        raise ProvisionFailed(f"VM {vm_id} will not run, it is {why}", evidence=vm.error)
-                    case Phase.WAITING | Phase.STARTING | Phase.BUSY | Phase.STOPPING | Phase.UNKNOWN:
-                        pass
-                    case _:
-                        assert_never(vm.phase)
-            if time.monotonic() >= deadline:
-                raise ProvisionFailed(f"VM {vm_id} is not RUNNING after {within:g} s, it is {why}")
-            await asyncio.sleep(self.poll_seconds)
+        return await until_running(self.client, self._watch, vm_id, within, on_change)
 
-    async def _look(self, vm_id: int, deadline: float) -> CloudVm | None:
-        """The VM; None when OpenNebula does not answer now, or not by the deadline."""
-        try:
-            async with asyncio.timeout(max(deadline - time.monotonic(), self.poll_seconds)):
-                return await self.vm(vm_id)
-        except (CloudUnreachable, TimeoutError) as error:
-            log.warning("VM %d cannot be looked at: %s", vm_id, error)
-            return None
+    async def until_gone(self, vm_id: int) -> Sight:
+        """The VM once it is off (a machine that crashed is), failed or DONE; DONE also if OpenNebula knows no such VM.
+
+        It has no deadline and is to be canceled; an OpenNebula that does not answer is waited for.
+        """
+        return await until_gone(self._watch, vm_id)
 
     async def terminate(self, vm_id: int, *, within: float) -> None:
         """Return once the VM is DONE (or OpenNebula knows no such VM).
 
-        terminate-hard is asked for again while it is refused because the VM starts or is being worked on, and when the
-        VM silently falls back into the state where it was. Raises NotDestroyed, with the state, when the VM is not DONE
-        after `within` seconds: from some states only an administrator's `onevm recover` helps, and the VM must not be
-        forgotten. Raises CloudDenied at once.
+        How it is brought about, whatever OpenNebula does with the first request, is told in `ending`. Raises
+        NotDestroyed, with the state, when the VM is not DONE after `within` seconds: from some states only an
+        administrator's `onevm recover` helps, and the VM must not be forgotten. Raises CloudDenied at once, CloudLocked
+        when that is for a lock.
         """
-        deadline = time.monotonic() + within
-        ask_at, state, refused = 0.0, "in a state that nobody could ask for", ""
-        while True:
-            try:
-                vm = await self._look(vm_id, deadline)
-                if vm is not None:
-                    state = vm.why
-                    if vm.phase is Phase.DONE:
-                        return
-                    if ending(vm.state, vm.lcm_state):
-                        ask_at = 0.0  # should it fall back, it is asked at once
-                    elif time.monotonic() >= ask_at:
-                        await self.client.once("vm.action", "terminate-hard", vm_id)
-                        ask_at, refused = time.monotonic() + _SETTLE_SECONDS, ""
-            except CloudMissing:
-                return
-            except (CloudWrongState, CloudUnreachable) as error:
-                refused = str(error)
-            if time.monotonic() >= deadline:
-                raise NotDestroyed(vm_id, state, within, refused)
-            await asyncio.sleep(self.poll_seconds)
+        await self._ender.terminate(vm_id, within)
+
+    async def recover_delete(self, vm_id: int) -> None:
+        """Ask OpenNebula to delete the VM from whatever state it is in. Raises CloudDenied for an account that is no
+        administrator's."""
+        await self._ender.recover_delete(vm_id)
+
+    async def stuck(self, installation: str | None = None, *, apart: float = 5.0) -> list[StuckVm]:
+        """The account's VMs (with this MAYFLY_INSTALLATION) that do not get on by themselves: in the same passing state
+        in two looks, `apart` seconds apart; UNKNOWN; or RUNNING on a host that does not report."""
+        failed = {host.name for host in await self.hosts() if host.failed}
+        first = suspects(await self.vms(installation), failed)
+        if not first:
+            return []
+        await asyncio.sleep(apart)
+        second = suspects(await self.vms(installation), failed)
+        return [vm for vm in second if vm in first]
 
     async def _me(self) -> int:
         """The account's id, which never changes."""

@@ -144,6 +144,7 @@ class Images(Generic[Listed]):
     async def tag_template(self, template_id: int, tags: Mapping[str, str]) -> None:
         """Set these attributes of the template, keeping its others."""
         await self._client.ask("template.update", template_id, self._cloud.renderer.render("tags", tags=tags), _MERGE)
+        self._cloud.forget()
 
     async def tag_image(self, image_id: int, tags: Mapping[str, str]) -> None:
         """Set these attributes of the image, keeping its others."""
@@ -155,6 +156,8 @@ class Images(Generic[Listed]):
             await self._client.ask("template.delete", template_id, False)
         except CloudMissing:
             return
+        finally:
+            self._cloud.forget()
 
     async def list_templates(self) -> list[Listed]:
         """Every VM template that the account may use."""

@@ -7,7 +7,7 @@ pyone gives numbers as numbers, and TEMPLATE and USER_TEMPLATE as dictionaries w
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +20,9 @@ _FILE = re.compile(r"\$FILE\[IMAGE_ID=(\d+)\]")
 @dataclass(frozen=True, slots=True)
 class VmRequest:
     """A machine to make of a VM template. Memory in bytes, rounded up to MB; `network` is a virtual network's name;
-    `context` is the whole CONTEXT vector; `tags` go into the USER_TEMPLATE and hold at least MAYFLY_VM, ours for it."""
+    `context` is the whole CONTEXT vector; `tags` go into the USER_TEMPLATE and hold at least MAYFLY_VM, ours for it.
+    `avoid_hosts`: names of hosts that are taken only when no other has room; an account that does not place its VMs
+    itself cannot avoid any."""
 
     name: str
     cpus: int
@@ -28,6 +30,7 @@ class VmRequest:
     network: str
     context: Mapping[str, str]
     tags: Mapping[str, str]
+    avoid_hosts: Collection[str] = ()
 
     def __post_init__(self) -> None:
         if not self.tags.get("MAYFLY_VM"):
@@ -36,9 +39,10 @@ class VmRequest:
 
 @dataclass(frozen=True, slots=True)
 class CloudVm:
-    """A VM as OpenNebula shows it. `address`: of its first NIC (still shown when it is DONE, and somebody else's then).
-    `error` is the text of the last failure, which stays when the VM is well again. `tags` include those of the VM's
-    template. Times: seconds since the epoch, 0 when it has not come to that."""
+    """A VM as OpenNebula shows it. `address`: of its first NIC, and only while it is RUNNING: OpenNebula goes on to
+    show it when the VM is DONE, and it may be another's by then. `error` is the text of the last failure, which stays
+    when the VM is well again. `tags` include those of the VM's template. Times: seconds since the epoch, 0 when it has
+    not come to that."""
 
     id: int
     name: str
@@ -74,13 +78,14 @@ class CloudVm:
         """From a VM of `one.vm.info` or of a pool."""
         user_template = vm.USER_TEMPLATE or {}
         history = vm.HISTORY_RECORDS.HISTORY if vm.HISTORY_RECORDS else []
+        state, lcm_state = State(int(vm.STATE)), LcmState(int(vm.LCM_STATE))
         return cls(
             id=int(vm.ID),
             name=str(vm.NAME),
             owner=str(vm.UNAME),
-            state=State(int(vm.STATE)),
-            lcm_state=LcmState(int(vm.LCM_STATE)),
-            address=_address(vm.TEMPLATE or {}),
+            state=state,
+            lcm_state=lcm_state,
+            address=_address(vm.TEMPLATE or {}) if phase(state, lcm_state) is Phase.RUNNING else None,
             host=str(history[-1].HOSTNAME) if history else None,
             error=_text(user_template.get("ERROR")),
             sched_message=_text(user_template.get("SCHED_MESSAGE")),
@@ -129,12 +134,14 @@ class ImageVersion:
 
 @dataclass(frozen=True, slots=True)
 class Host:
-    """A host with what is not yet given away: CPUs, and memory in bytes. `usable`: it reports and is enabled."""
+    """A host with what is not yet given away: CPUs, and memory in bytes. `usable`: it reports and is enabled. `failed`:
+    it does not report (state ERROR); its VMs may be gone, whatever state OpenNebula shows of them."""
 
     id: int
     name: str
     cluster_id: int
     usable: bool
+    failed: bool
     cpu_free: float
     memory_free_bytes: int
     running_vms: int
@@ -148,6 +155,7 @@ class Host:
             name=str(host.NAME),
             cluster_id=int(host.CLUSTER_ID),
             usable=int(host.STATE) in (1, 2),  # MONITORING_MONITORED, MONITORED
+            failed=int(host.STATE) in (3, 5),  # ERROR, MONITORING_ERROR
             cpu_free=(int(share.MAX_CPU) - int(share.CPU_USAGE)) / 100,
             memory_free_bytes=(int(share.MAX_MEM) - int(share.MEM_USAGE)) * 1024,
             running_vms=int(share.RUNNING_VMS),

@@ -21,10 +21,12 @@ from xml.parsers.expat import ExpatError
 from orchestrator.domain.errors import (
     CloudDenied,
     CloudError,
+    CloudLocked,
     CloudMissing,
     CloudUnreachable,
     CloudWrongState,
     NotPossible,
+    QuotaExceeded,
 )
 
 _NOT_OPENNEBULA = "is ONE_XMLRPC right? It ends in /RPC2"
@@ -34,18 +36,23 @@ class NeverSent(CloudUnreachable):
     """No connection came about: OpenNebula knows nothing of what was asked for, and it may be asked again."""
 
 
+class Unreadable(CloudUnreachable):
+    """Something answered, and not as OpenNebula does. Whether the call was done is not known."""
+
+
 def refusal(code: int, text: str) -> CloudError:
     """The error for a reply of failure: its kind by the code, its text OpenNebula's own, with a remedy if one is clear.
 
     The codes are OpenNebula's (XML-RPC reference, "Error codes"). Quota, restricted attributes and locks all come with
-    the code of a missing permission; only the text tells them apart, so that only the message does.
+    the code of a missing permission. The text tells a quota ("limit of 1 reached for VMS quota in VM") and a restricted
+    attribute; of a lock it says nothing, see `locks`.
     """
     text = text or f"refused without a word (code {code})"
     match code:
         case 0x0100:
             return CloudDenied(f"{text} (does the file that ONE_AUTH names hold the right user:password?)", code=code)
         case 0x0200 if "quota" in text:
-            return CloudDenied(f"{text} (a quota of the account is used up)", code=code)
+            return QuotaExceeded(f"{text} (a quota of the account is used up)", code=code)
         case 0x0200 if "restricted attribute" in text:
             return CloudDenied(f"{text} (only an administrator may set it)", code=code)
         case 0x0200:
@@ -54,6 +61,8 @@ def refusal(code: int, text: str) -> CloudError:
             return CloudMissing(text, code=code)
         case 0x0800:
             return CloudWrongState(text, code=code)
+        case 0x8000:
+            return CloudLocked(text, code=code)
         case _:
             return CloudError(text, code=code)
 
@@ -62,8 +71,8 @@ class BoundedTransport(xmlrpc.client.Transport):
     """One call, one connection, at most `timeout` seconds.
 
     `request` returns what OpenNebula answered in case of success, and raises in every other: CloudUnreachable when
-    there was no whole reply (NeverSent: not even a connection), the error of `refusal` for a reply of failure (with a
-    negative code for an XML-RPC fault). Several threads may use it at once.
+    there was no whole reply (NeverSent: not even a connection; Unreadable: one that is none of OpenNebula's), the error
+    of `refusal` for a reply of failure (with a negative code for an XML-RPC fault). Several threads may use it at once.
     """
 
     def __init__(self, endpoint: str, timeout: float) -> None:
@@ -120,14 +129,14 @@ class BoundedTransport(xmlrpc.client.Transport):
         except xmlrpc.client.Fault as fault:
             raise CloudError(str(fault.faultString), code=int(fault.faultCode)) from None
         except (ExpatError, xmlrpc.client.Error, ValueError, LookupError, TypeError) as error:
-            raise CloudError(f"{self._endpoint} did not answer in XML-RPC: {_NOT_OPENNEBULA}") from error
+            raise Unreadable(f"{self._endpoint} did not answer in XML-RPC: {_NOT_OPENNEBULA}") from error
         match values:
             case ([True, _, _, *_],):
                 return values
             case ([False, str(text), int(code), *_],):
                 raise refusal(code, text)
             case _:
-                raise CloudError(f"{self._endpoint} answered, but not as OpenNebula does: {_NOT_OPENNEBULA}")
+                raise Unreadable(f"{self._endpoint} answered, but not as OpenNebula does: {_NOT_OPENNEBULA}")
 
 
 def _words(error: BaseException) -> str:

@@ -1,18 +1,23 @@
 """The verbs against a real OpenNebula's bytes, and against what it was seen to do."""
 
+import asyncio
 import re
+from collections import deque
 
 import pytest
 
 from orchestrator.domain.errors import (
     CloudDenied,
+    CloudLocked,
     CloudMissing,
     CloudUnreachable,
     NotDestroyed,
     NotFound,
     NotPossible,
     ProvisionFailed,
+    QuotaExceeded,
 )
+from orchestrator.domain.outcome import Reason
 from orchestrator.opennebula import Cloud, Phase, VmRequest
 from orchestrator.opennebula.transport import NeverSent
 from tests.replay_server import Misbehaviour, ReplayServer, recorded
@@ -32,7 +37,7 @@ def server():
 
 @pytest.fixture
 def cloud(server):
-    connected = Cloud(server.url, "a:b", timeout=5, patience=0.2, poll_seconds=0.01)
+    connected = Cloud(server.url, "a:b", timeout=5, patience=0.2, poll_seconds=0.01, requests_per_second=1000)
     yield connected
     connected.close()
 
@@ -47,8 +52,29 @@ def changed(line, **attributes):
     ]
 
 
-def pool(reply):
-    return [True, f"<VM_POOL>{reply[1]}</VM_POOL>", 0]
+def pool(*replies):
+    return [True, f"<VM_POOL>{''.join(reply[1] for reply in replies)}</VM_POOL>", 0]
+
+
+def shown(server, *replies):
+    """What the ticks show of VM 0 (a recorded VM, whichever it was, or a misbehaviour), one after the other; the last
+    for ever. `one.vm.info` shows the last."""
+    for reply in replies:
+        if not isinstance(reply, Misbehaviour):
+            reply = pool([True, re.sub("<ID>[0-9]+</ID>", "<ID>0</ID>", reply[1], count=1), 0])
+        server.answers["one.vmpool.infoset"].append(reply)
+    server.answers["one.vm.info"].append(replies[-1])
+
+
+def unknown(server):
+    """VM 0 never was."""
+    server.answers["one.vmpool.infoset"].append(recorded(185))
+    server.answers["one.vm.info"].append(GONE)
+
+
+def looked(server):
+    """How often VMs were looked at."""
+    return len(server.asked("one.vmpool.infoset"))
 
 
 async def test_the_version_is_asked_for_once(server, cloud):
@@ -240,17 +266,18 @@ async def test_a_vm_whose_reply_is_lost_and_that_nobody_finds_is_not_made_twice(
 async def test_a_quota_is_told(server, cloud):
     server.answers["one.template.instantiate"].append(recorded(213))
     with pytest.raises(
-        CloudDenied, match=r"limit of 1 reached for VMS quota.*a quota of the account is used up"
+        QuotaExceeded, match=r"limit of 1 reached for VMS quota.*a quota of the account is used up"
     ) as caught:
         await cloud.instantiate(0, REQUEST)
     assert caught.value.code == 512
+    assert caught.value.reason is Reason.QUOTA
 
 
 # ── waiting for it ──────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 async def test_each_new_state_is_told_until_it_runs(server, cloud):
-    server.answers["one.vm.info"].extend([recorded(25), recorded(25), recorded(118), BOOTING, BOOTING, RUNNING])
+    shown(server, recorded(25), recorded(25), recorded(118), BOOTING, BOOTING, RUNNING)
     seen = []
     vm = await cloud.wait_running(0, within=30, on_change=lambda vm: seen.append(vm.state_name))
     assert seen == ["PENDING", "LCM_INIT", "BOOT", "RUNNING"]
@@ -268,13 +295,13 @@ async def test_each_new_state_is_told_until_it_runs(server, cloud):
     ],
 )
 async def test_a_vm_that_will_not_run(server, cloud, line, why):
-    server.answers["one.vm.info"].extend([recorded(25), recorded(line)])
+    shown(server, recorded(25), recorded(line))
     with pytest.raises(ProvisionFailed, match=why):
         await cloud.wait_running(0, within=30)
 
 
 async def test_a_vm_that_waits_for_ever_says_what_for(server, cloud):
-    server.answers["one.vm.info"].append(changed(25, SCHED_MESSAGE="[HOST] Not enough CPU on hosts: 0"))
+    shown(server, changed(25, SCHED_MESSAGE="[HOST] Not enough CPU on hosts: 0"))
     with pytest.raises(
         ProvisionFailed, match=r"not RUNNING after 0.05 s, it is PENDING: \[HOST\] Not enough CPU on hosts: 0"
     ):
@@ -282,20 +309,20 @@ async def test_a_vm_that_waits_for_ever_says_what_for(server, cloud):
 
 
 async def test_a_vm_that_never_was(server, cloud):
-    server.answers["one.vm.info"].append(GONE)
+    unknown(server)
     with pytest.raises(CloudMissing):
         await cloud.wait_running(0, within=30)
 
 
 async def test_an_opennebula_that_comes_back_in_time_is_waited_for(server, cloud):
-    server.answers["one.vm.info"].extend([*[Misbehaviour.BAD_GATEWAY] * 6, RUNNING])
+    shown(server, *[Misbehaviour.BAD_GATEWAY] * 6, RUNNING)
     assert (await cloud.wait_running(0, within=30)).phase is Phase.RUNNING
 
 
 @pytest.mark.timeout(60)
 async def test_an_opennebula_that_never_answers_does_not_hold_the_wait(server):
     async with Cloud(server.url, "a:b", timeout=2, patience=0, poll_seconds=0.01) as cloud:
-        server.answers["one.vm.info"].append(Misbehaviour.SILENCE)
+        shown(server, Misbehaviour.SILENCE)
         with pytest.raises(ProvisionFailed, match="in a state that nobody could ask for"):
             await cloud.wait_running(0, within=0.1)
 
@@ -304,61 +331,62 @@ async def test_an_opennebula_that_never_answers_does_not_hold_the_wait(server):
 
 
 async def test_it_returns_on_done_not_on_accepted(server, cloud):
-    server.answers["one.vm.info"].extend([RUNNING, RUNNING, SHUTDOWN, recorded(107), DONE])
+    shown(server, RUNNING, RUNNING, SHUTDOWN, recorded(107), DONE)
     server.answers["one.vm.action"].append([True, 0, 0])
     await cloud.terminate(0, within=30)
     assert server.asked("one.vm.action") == [("terminate-hard", 0)]
-    assert len(server.asked("one.vm.info")) == 5
+    assert looked(server) == 5
+    assert not server.asked("one.vm.info")
 
 
-async def test_a_vm_that_starts_is_asked_again_until_it_may_be_ended(server, cloud):
-    server.answers["one.vm.info"].extend([BOOTING, BOOTING, BOOTING, SHUTDOWN, DONE])
-    server.answers["one.vm.action"].extend([recorded(280), recorded(350), [True, 0, 0]])
+async def test_a_vm_that_starts_is_asked_once_it_may_be_ended(server, cloud):
+    shown(server, BOOTING, BOOTING, BOOTING, RUNNING, SHUTDOWN, DONE)
+    server.answers["one.vm.action"].append([True, 0, 0])
     await cloud.terminate(0, within=30)
-    assert len(server.asked("one.vm.action")) == 3
+    assert len(server.asked("one.vm.action")) == 1
 
 
 async def test_a_vm_that_silently_runs_again_is_asked_again(server, cloud):
-    server.answers["one.vm.info"].extend([RUNNING, SHUTDOWN, RUNNING, SHUTDOWN, DONE])
+    shown(server, RUNNING, SHUTDOWN, RUNNING, SHUTDOWN, DONE)
     server.answers["one.vm.action"].append([True, 0, 0])
     await cloud.terminate(0, within=30)
     assert len(server.asked("one.vm.action")) == 2
 
 
-async def test_a_vm_that_is_powering_off_is_asked_until_it_is_off(server, cloud):
-    server.answers["one.vm.info"].extend([recorded(35), POWEROFF, DONE])
-    server.answers["one.vm.action"].extend([WRONG_STATE, [True, 0, 0]])
+async def test_a_vm_that_is_powering_off_is_asked_when_it_is_off(server, cloud):
+    shown(server, recorded(35), POWEROFF, DONE)
+    server.answers["one.vm.action"].append([True, 0, 0])
     await cloud.terminate(0, within=30)
-    assert len(server.asked("one.vm.action")) == 2
+    assert len(server.asked("one.vm.action")) == 1
 
 
 async def test_a_vm_that_is_gone_is_ended(server, cloud):
-    server.answers["one.vm.info"].append(GONE)
+    unknown(server)
     await cloud.terminate(0, within=30)
     assert not server.asked("one.vm.action")
 
 
 async def test_a_vm_that_is_done_is_not_asked(server, cloud):
-    server.answers["one.vm.info"].append(DONE)
+    shown(server, DONE)
     await cloud.terminate(0, within=30)
     assert not server.asked("one.vm.action")
 
 
 async def test_a_vm_in_a_failure_state_is_ended(server, cloud):
-    server.answers["one.vm.info"].extend([recorded(265), recorded(270), DONE])
+    shown(server, recorded(265), recorded(270), DONE)
     server.answers["one.vm.action"].append([True, 0, 0])
     await cloud.terminate(0, within=30)
     assert server.asked("one.vm.action") == [("terminate-hard", 0)]
 
 
 async def test_lost_replies_do_not_end_the_wait(server, cloud):
-    server.answers["one.vm.info"].extend([*[Misbehaviour.BAD_GATEWAY] * 5, RUNNING, SHUTDOWN, DONE])
+    shown(server, *[Misbehaviour.BAD_GATEWAY] * 5, RUNNING, SHUTDOWN, DONE)
     server.answers["one.vm.action"].append(Misbehaviour.DROP)
     await cloud.terminate(0, within=30)
 
 
 async def test_a_vm_that_hangs_is_named_with_its_state_and_the_way_out(server, cloud):
-    server.answers["one.vm.info"].append(recorded(107))  # EPILOG
+    shown(server, recorded(107))  # EPILOG
     with pytest.raises(
         NotDestroyed, match=r"VM 0 is not DONE after 0.05 s, it is EPILOG.*onevm recover --delete 0"
     ) as caught:
@@ -367,18 +395,185 @@ async def test_a_vm_that_hangs_is_named_with_its_state_and_the_way_out(server, c
 
 
 async def test_a_vm_that_refuses_for_ever_says_the_last_word(server, cloud):
-    server.answers["one.vm.info"].append(BOOTING)
+    shown(server, RUNNING)
     server.answers["one.vm.action"].append(recorded(280))
-    with pytest.raises(NotDestroyed, match=r"it is BOOT; OpenNebula's last word: .*wrong state BOOT"):
+    with pytest.raises(NotDestroyed, match=r"it is RUNNING; OpenNebula's last word: .*wrong state BOOT"):
         await cloud.terminate(0, within=0.05)
 
 
+async def test_a_vm_that_nobody_could_look_at_says_why(server, cloud):
+    server.answers["one.vmpool.infoset"].append(Misbehaviour.BAD_GATEWAY)
+    with pytest.raises(NotDestroyed, match=r"in a state that nobody could ask for; .*HTTP 502"):
+        await cloud.terminate(0, within=0.1)
+
+
 async def test_a_vm_of_somebody_else_is_refused_at_once(server, cloud):
-    server.answers["one.vm.info"].append(RUNNING)
+    shown(server, RUNNING)
     server.answers["one.vm.action"].append(DENIED)
-    with pytest.raises(CloudDenied, match="MANAGE VM"):
+    with pytest.raises(CloudDenied, match="MANAGE VM") as caught:
         await cloud.terminate(0, within=30)
+    assert type(caught.value) is CloudDenied
     assert len(server.asked("one.vm.action")) == 1
+
+
+async def test_a_vm_that_may_not_be_seen_is_refused_at_once(server, cloud):
+    server.answers["one.vmpool.infoset"].append(recorded(185))
+    server.answers["one.vm.info"].append(recorded(179))
+    for wait in (cloud.terminate(0, within=30), cloud.wait_running(0, within=30)):
+        with pytest.raises(CloudDenied, match="USE VM"):
+            await wait
+
+
+async def test_a_locked_vm_names_the_command_that_unlocks_it(server, cloud):
+    lock = "<LOCK><LOCKED>2</LOCKED><OWNER>0</OWNER><TIME>1795246264</TIME><REQ_ID>7</REQ_ID></LOCK>"
+    shown(server, RUNNING)
+    server.answers["one.vm.info"] = deque([[True, RUNNING[1].replace("<PERMISSIONS>", f"{lock}<PERMISSIONS>"), 0]])
+    server.answers["one.vm.action"].append(DENIED)
+    with pytest.raises(CloudLocked, match="onevm unlock 0"):
+        await cloud.terminate(0, within=30)
+
+
+# ── what only an administrator can end ──────────────────────────────────────────────────────────────────────────────
+
+UNKNOWN = [True, RUNNING[1].replace("<LCM_STATE>3<", "<LCM_STATE>16<"), 0]
+DENIED_RECOVER = recorded(192)
+
+
+@pytest.fixture
+def impatient(server):
+    connected = Cloud(server.url, "a:b", patience=0, poll_seconds=0.01, requests_per_second=1000, stuck_seconds=0.05)
+    yield connected
+    connected.close()
+
+
+async def test_a_vm_stuck_on_its_way_is_recovered_by_an_administrator(server, impatient):
+    shown(server, *[SHUTDOWN] * 40, DONE)
+    server.answers["one.vm.recover"].append([True, 0, 0])
+    await impatient.terminate(0, within=30)
+    assert set(server.asked("one.vm.recover")) == {(0, 3)}
+    assert not server.asked("one.vm.action")
+
+
+async def test_a_vm_stuck_on_its_way_is_not_forgotten_by_an_ordinary_user(server, impatient):
+    shown(server, SHUTDOWN)
+    server.answers["one.vm.recover"].append(DENIED_RECOVER)
+    for _ in range(2):
+        with pytest.raises(NotDestroyed, match=r"it is SHUTDOWN; .*onevm recover --delete 0"):
+            await impatient.terminate(0, within=0.5)
+    assert len(server.asked("one.vm.recover")) == 1
+
+
+async def test_a_vm_is_stuck_by_all_the_time_that_it_was_waited_for(server, impatient):
+    shown(server, BOOTING)
+    server.answers["one.vm.recover"].append([True, 0, 0])
+    while not server.asked("one.vm.recover"):
+        with pytest.raises(NotDestroyed):
+            await impatient.terminate(0, within=0.05)
+    assert not server.asked("one.vm.action")
+
+
+async def test_a_vm_whose_host_is_gone_is_deleted_by_an_administrator(server, cloud):
+    shown(server, UNKNOWN, DONE)
+    server.answers["one.vm.recover"].append([True, 0, 0])
+    await cloud.terminate(0, within=30)
+    assert server.asked("one.vm.recover") == [(0, 3)]
+    assert not server.asked("one.vm.action")
+
+
+async def test_a_vm_whose_host_is_gone_is_left_alone_by_an_ordinary_user_until_the_host_is_back(server, cloud):
+    shown(server, *[UNKNOWN] * 30, RUNNING, SHUTDOWN, DONE)
+    server.answers["one.vm.recover"].append(DENIED_RECOVER)
+    server.answers["one.vm.action"].append([True, 0, 0])
+    await cloud.terminate(0, within=30)
+    assert len(server.asked("one.vm.recover")) == 1
+    assert server.asked("one.vm.action") == [("terminate-hard", 0)]
+
+
+async def test_recovering_what_is_gone_and_what_may_not_be_recovered(server, cloud):
+    server.answers["one.vm.recover"].extend([GONE, DENIED_RECOVER])
+    await cloud.recover_delete(0)
+    with pytest.raises(CloudDenied, match="ADMIN VM"):
+        await cloud.recover_delete(0)
+
+
+async def test_stuck_vms_are_those_that_two_looks_show_alike(server, cloud):
+    def own(*replies):
+        bodies = [re.sub("<ID>[0-9]+</ID>", f"<ID>{n}</ID>", reply[1], count=1) for n, reply in enumerate(replies)]
+        server.answers["one.vmpool.infoextended"].append([True, f"<VM_POOL>{''.join(bodies)}</VM_POOL>", 0])
+
+    own(SHUTDOWN, BOOTING, UNKNOWN, RUNNING)
+    own(SHUTDOWN, RUNNING, UNKNOWN, RUNNING)
+    found = await cloud.stuck(apart=0.01)
+    assert [(vm.vm_id, vm.state, vm.command) for vm in found] == [
+        (0, "SHUTDOWN", "onevm recover --delete 0"),
+        (2, "UNKNOWN", "onevm recover --delete 2"),
+    ]
+
+
+async def test_a_vm_that_runs_on_a_host_that_does_not_report_is_stuck(server, cloud):
+    server.answers["one.hostpool.info"].append(
+        [True, recorded(10)[1].replace("<STATE>2</STATE>", "<STATE>3</STATE>"), 0]
+    )
+    server.answers["one.vmpool.infoextended"].append(pool(RUNNING))
+    [stuck] = await cloud.stuck(apart=0.01)
+    assert (stuck.state, stuck.why) == ("RUNNING", "dummy1 does not report, the VM may be gone")
+
+
+async def test_nothing_stuck_is_told_at_once(server, cloud):
+    server.answers["one.vmpool.infoextended"].append(pool(RUNNING))
+    assert await cloud.stuck(apart=3600) == []
+
+
+# ── watching ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(("line", "name"), [(36, "POWEROFF"), (265, "BOOT_FAILURE"), (108, "DONE")])
+async def test_a_vm_that_is_gone_is_told(server, cloud, line, name):
+    shown(server, RUNNING, Misbehaviour.BAD_GATEWAY, Misbehaviour.GARBAGE, UNKNOWN, SHUTDOWN, recorded(line))
+    async with asyncio.timeout(30):
+        assert (await cloud.until_gone(0)).state_name == name
+
+
+async def test_a_vm_that_never_was_is_gone(server, cloud):
+    unknown(server)
+    async with asyncio.timeout(30):
+        assert (await cloud.until_gone(0)).phase is Phase.DONE
+
+
+async def test_many_waits_are_one_call_a_tick(server, cloud):
+    running = "".join(re.sub("<ID>[0-9]+</ID>", f"<ID>{n}</ID>", RUNNING[1], count=1) for n in range(50))
+    booting = running.replace("<LCM_STATE>3<", "<LCM_STATE>2<")
+    for bodies in (booting, booting, running):
+        server.answers["one.vmpool.infoset"].append([True, f"<VM_POOL>{bodies}</VM_POOL>", 0])
+    await asyncio.gather(*(cloud.wait_running(n, within=30) for n in range(50)))
+    assert looked(server) == 3
+    assert len(server.requests) == 3
+    ids, extended = server.asked("one.vmpool.infoset")[0]
+    assert sorted(map(int, ids.split(","))) == list(range(50)) and extended is False
+
+
+async def test_nobody_waits_nothing_is_asked(server, cloud):
+    shown(server, RUNNING)
+    await cloud.wait_running(0, within=30)
+    asked = len(server.requests)
+    gone = asyncio.create_task(cloud.until_gone(0))
+    async with asyncio.timeout(30):
+        while len(server.requests) == asked:
+            await asyncio.sleep(0.01)
+    gone.cancel()
+    await asyncio.gather(gone, return_exceptions=True)
+    await cloud.version()
+    asked = len(server.requests)
+    await asyncio.sleep(0.05)  # several ticks long
+    assert len(server.requests) == asked
+
+
+async def test_the_address_of_a_vm_that_does_not_run_is_nobodys(server, cloud):
+    """OpenNebula shows it all the same; the VM that runs with it is the one that has it."""
+    server.answers["one.vm.info"].extend([DONE, RUNNING])
+    assert "<IP>" in DONE[1]
+    assert (await cloud.vm(0)).address is None
+    assert (await cloud.vm(0)).address == "10.78.0.10"
 
 
 # ── listing ─────────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -1,5 +1,6 @@
 """Images and templates against a real OpenNebula's bytes."""
 
+import re
 from pathlib import Path
 from typing import NamedTuple
 
@@ -41,7 +42,7 @@ def server():
 
 @pytest.fixture
 def images(server):
-    cloud = Cloud(server.url, "a:b", timeout=5, patience=0.2, poll_seconds=0.01)
+    cloud = Cloud(server.url, "a:b", timeout=5, patience=0.2, poll_seconds=0.01, requests_per_second=1000)
     yield Images(cloud, CloudObject)
     cloud.close()
 
@@ -130,7 +131,7 @@ async def test_no_datastore_is_guessed(server, images):
 
 
 async def test_named_datastores(server):
-    async with Cloud(server.url, "a:b", poll_seconds=0.01) as cloud:
+    async with Cloud(server.url, "a:b", poll_seconds=0.01, requests_per_second=1000) as cloud:
         images = Images(cloud, CloudObject, datastores=("hdd", "kernels"))
         datastores(server, *DEFAULTS, Datastore(107, "ssd", 0), Datastore(108, "hdd", 0), Datastore(109, "kernels", 2))
         server.answers["one.image.allocate"].append([True, 0, 0])
@@ -187,6 +188,10 @@ async def test_a_version_template_and_its_tags(server, images):
     assert server.asked("one.image.update") == [(9, 'MAYFLY_STATE="promoted"\n', 1)]
 
 
+def in_a_pool(reply):
+    return [True, f"<VM_POOL>{reply[1]}</VM_POOL>", 0]
+
+
 async def test_lists(server, images):
     server.answers["one.vmpool.infoextended"].append([True, f"<VM_POOL>{RUNNING[1]}</VM_POOL>", 0])
     assert await images.list_machines() == [CloudObject(0, "vm-first", {}, 1795246264)]
@@ -205,12 +210,14 @@ async def test_a_build_machine(server, images):
 
 
 async def test_the_address_of_a_machine_that_runs(server, images):
-    server.answers["one.vm.info"].append(RUNNING)
+    server.answers["one.vmpool.infoset"].append(in_a_pool(RUNNING))
     assert await images.wait_running(0, within=30) == "10.78.0.10"
 
 
 async def test_a_machine_without_address(server, images):
-    server.answers["one.vm.info"].append([True, RUNNING[1].replace("<IP>", "<NO>").replace("</IP>", "</NO>"), 0])
+    nowhere = [True, RUNNING[1].replace("<IP>", "<NO>").replace("</IP>", "</NO>"), 0]
+    server.answers["one.vmpool.infoset"].append(in_a_pool(nowhere))
+    server.answers["one.vm.info"].append(nowhere)
     with pytest.raises(CloudError, match="has no address"):
         await images.wait_running(0, within=30)
 
@@ -274,7 +281,8 @@ async def test_a_right_that_is_missing(server, images):
 
 
 async def test_a_machine_is_destroyed(server, images):
-    server.answers["one.vm.info"].extend([POWEROFF, recorded(108)])
+    done = [True, re.sub("<ID>[0-9]+</ID>", "<ID>0</ID>", recorded(108)[1], count=1), 0]
+    server.answers["one.vmpool.infoset"].extend([in_a_pool(POWEROFF), in_a_pool(done)])
     server.answers["one.vm.action"].append([True, 0, 0])
     await images.destroy(0, within=30)
     assert server.asked("one.vm.action") == [("terminate-hard", 0)]

@@ -44,7 +44,9 @@ def hypervisor():
 async def cloud(tmp_path, hypervisor):
     knobs = CloudSettings(monitor_interval=0.05, crash_visible_after=0.1, shutdown_poll=0.02, shutdown_timeout=0.3)
     with LocalCloud(tmp_path / "cloud", hypervisor=hypervisor, knobs=knobs) as server:
-        async with Cloud(server.url, server.session, timeout=10, patience=5, poll_seconds=0.01) as connected:
+        async with Cloud(
+            server.url, server.session, timeout=10, patience=5, poll_seconds=0.01, requests_per_second=1000
+        ) as connected:
             yield Images(connected, CloudObject)
     assert not hypervisor.machines(), "a machine survived the test"
 

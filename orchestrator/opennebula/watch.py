@@ -1,0 +1,204 @@
+"""One pool call a tick for all that waits for a VM in this process.
+
+The call is `one.vmpool.infoset` of just the ids that are waited for: unlike `one.vmpool.info` it shows those that are
+DONE, too, so that nothing has to be concluded from a VM that is missing, and it shows nobody else's. Its short body has
+all that a wait needs (state, address, host), costs OpenNebula less than half of the extended one (observed: 134 pools
+of 680 VMs a second against 52), and us too.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from orchestrator.domain.errors import CloudDenied, CloudError, CloudMissing
+from orchestrator.opennebula.client import Client
+from orchestrator.opennebula.objects import CloudVm
+from orchestrator.opennebula.sights import Sight, read_pool
+
+log = logging.getLogger(__name__)
+
+_SECONDS_PER_URGENT = 0.01
+"""So much longer a tick is for each VM whose next state somebody waits for: many are looked at less often."""
+_SHARE = 4.0
+"""The pool call takes at most one part in so many and one of the time."""
+_BACK_OFF_SECONDS = 5.0
+_KEPT_SECONDS = 3.0
+"""For how long a sight is kept of which the waiter has left: the next one (to end the VM, say) begins with it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What one tick, `began` at this monotonic time, showed of a VM. `sight` is None when OpenNebula knows no such
+    VM."""
+
+    began: float
+    sight: Sight | None
+
+
+@dataclass(eq=False, slots=True)
+class Waiter:
+    """One wait for one VM. `latest`: what was seen last, if anything; `trouble`: why nothing newer is known;
+    `denied`: OpenNebula refuses to show it, which will not change by itself."""
+
+    vm_id: int
+    urgent: bool
+    latest: Seen | None = None
+    trouble: str = ""
+    denied: CloudDenied | None = None
+    _news: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def changed(self, within: float) -> None:
+        """Return when the VM is seen in another state than before, or after `within` seconds."""
+        try:
+            async with asyncio.timeout(max(within, 0.0)):
+                await self._news.wait()
+        except TimeoutError:
+            pass
+        self._news.clear()
+
+    def tell(self, seen: Seen) -> None:
+        """A tick showed the VM."""
+        before, self.latest, self.trouble, self.denied = self.latest, seen, "", None
+        if before is None or _state(before) != _state(seen):
+            self._news.set()
+
+    def tell_trouble(self, error: Exception) -> None:
+        """A tick showed nothing."""
+        self.trouble = str(error)
+        if isinstance(error, CloudDenied):
+            self.denied = error
+            self._news.set()
+
+
+def _state(seen: Seen) -> tuple[int, int] | None:
+    return (seen.sight.state, seen.sight.lcm_state) if seen.sight else None
+
+
+class Watch:
+    """Looks as long as anybody waits.
+
+    fastest: seconds between two looks while a few wait for a start or an end; with more of them (`urgent`) it becomes
+    slower, up to `tick`, which is also the pace while VMs are only kept an eye on.
+    """
+
+    def __init__(self, client: Client, *, fastest: float, tick: float) -> None:
+        self._client = client
+        self._fastest = min(fastest, tick)
+        self._tick = tick
+        self._waiters: dict[int, set[Waiter]] = {}
+        self._left: dict[int, Seen] = {}
+        self._nudge = asyncio.Event()
+        self._looking: asyncio.Task[None] | None = None
+        self._began = float("-inf")
+        self._took = 0.0
+        self._failures = 0
+
+    @contextmanager
+    def waiting(self, vm_id: int, *, urgent: bool, recent: bool = False) -> Iterator[Waiter]:
+        """Inside the block the VM is looked at, each tick; soon for the first time. recent: begin with what was seen a
+        few seconds ago, if it was."""
+        waiter = Waiter(vm_id, urgent, self._recent(vm_id) if recent else None)
+        self._waiters.setdefault(vm_id, set()).add(waiter)
+        self._nudge.set()
+        if self._looking is None or self._looking.done():
+            self._looking = asyncio.get_running_loop().create_task(self._look_on(), name="watch VMs")
+        try:
+            yield waiter
+        finally:
+            others = self._waiters[vm_id]
+            others.discard(waiter)
+            if not others:
+                del self._waiters[vm_id]
+                if waiter.latest is not None:
+                    self._left[vm_id] = waiter.latest
+            self._nudge.set()
+
+    def close(self) -> None:
+        """Look no more: whoever still waits will learn nothing new."""
+        if self._looking is not None:
+            self._looking.cancel()
+
+    def _recent(self, vm_id: int) -> Seen | None:
+        for other in self._waiters.get(vm_id, ()):
+            if other.latest is not None:
+                return other.latest
+        left = self._left.pop(vm_id, None)
+        return left if left is not None and time.monotonic() - left.began < _KEPT_SECONDS else None
+
+    async def _look_on(self) -> None:
+        while await self._due():
+            self._began = time.monotonic()
+            asked = list(self._waiters)
+            try:
+                await self._look(asked)
+            except CloudError as error:
+                self._failed(asked, error)
+            except Exception as error:
+                log.exception("looking at VMs failed")
+                self._failed(asked, error)
+            else:
+                if self._failures:
+                    log.warning("OpenNebula answers again")
+                self._failures = 0
+            self._took = time.monotonic() - self._began
+
+    async def _due(self) -> bool:
+        """Wait until it is time to look; False when nobody waits any more."""
+        while self._waiters:
+            self._nudge.clear()
+            left = self._began + self._interval() - time.monotonic()
+            if left <= 0:
+                return True
+            try:
+                async with asyncio.timeout(left):
+                    await self._nudge.wait()
+            except TimeoutError:
+                pass
+        return False
+
+    def _interval(self) -> float:
+        urgent = sum(any(waiter.urgent for waiter in waiters) for waiters in self._waiters.values())
+        pace = min(self._tick, max(self._fastest, urgent * _SECONDS_PER_URGENT)) if urgent else self._tick
+        back_off = min(self._fastest * 2 ** min(self._failures, 10), _BACK_OFF_SECONDS) if self._failures else 0.0
+        return max(pace, _SHARE * self._took if not self._failures else 0.0, back_off)
+
+    async def _look(self, asked: list[int]) -> None:
+        body = await self._client.raw("vmpool.infoset", ",".join(map(str, sorted(asked))), False, urgent=True)
+        try:
+            found = read_pool(body)
+        except ValueError as error:
+            raise CloudError(f"one.vmpool.infoset answered with what cannot be read: {error}") from error
+        for vm_id in found.keys() & self._waiters.keys():
+            self._tell(vm_id, found[vm_id])
+        horizon = self._began - _KEPT_SECONDS
+        self._left = {vm_id: seen for vm_id, seen in self._left.items() if seen.began >= horizon}
+        for vm_id in asked:
+            if vm_id not in found:
+                await self._look_alone(vm_id)
+
+    async def _look_alone(self, vm_id: int) -> None:
+        """A VM that the pool leaves out: it never was, or this account may not see it."""
+        try:
+            self._tell(vm_id, Sight.of(CloudVm.read(await self._client.once("vm.info", vm_id))))
+        except CloudMissing:
+            self._tell(vm_id, None)
+        except CloudDenied as error:
+            for waiter in self._waiters.get(vm_id, ()):
+                waiter.tell_trouble(error)
+
+    def _tell(self, vm_id: int, sight: Sight | None) -> None:
+        for waiter in self._waiters.get(vm_id, ()):
+            waiter.tell(Seen(self._began, sight))
+
+    def _failed(self, asked: list[int], error: Exception) -> None:
+        if not self._failures:
+            log.warning("%d VMs cannot be looked at, trying on: %s", len(asked), error)
+        self._failures += 1
+        for vm_id in asked:
+            for waiter in self._waiters.get(vm_id, ()):
+                waiter.tell_trouble(error)
