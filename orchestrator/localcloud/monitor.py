@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Collection
 
 from orchestrator.localcloud import capacity, reach
 from orchestrator.localcloud.cloud import Cloud, log, now
@@ -26,6 +27,7 @@ class Monitor:
         self._unheard_since: dict[int, float] = {}
         """VMs that show as RUNNING on such hosts."""
         self._figures_at = 0.0
+        self._paused: dict[int, str] = {}
         self._thread = threading.Thread(target=self._run, name="monitor", daemon=True)
 
     def start(self) -> None:
@@ -61,7 +63,20 @@ class Monitor:
                 if figures_due:
                     self._sample(vm_id)
         if figures_due:
+            self._tell_paused(alive)
             self._sample_hosts()
+
+    def _tell_paused(self, vm_ids: Collection[int]) -> None:
+        """A machine that its hypervisor stopped is RUNNING all the same; ERROR says why it stands still."""
+        paused = self._cloud.hypervisor.paused(vm_ids) if vm_ids else {}
+        for vm_id in paused.keys() - self._paused.keys():
+            why = f"Paused by {self._cloud.hypervisor.name}: {paused[vm_id]}"
+            log.warning("vm %s: %s", vm_id, why)
+            with self._cloud.lock:
+                if (vm := self._cloud.store.vms.find(vm_id)) is not None and _is_up(vm):
+                    vm.user_template["ERROR"] = [f"{time.ctime()}: {why}"]
+                    self._cloud.store.vms.save(vm)
+        self._paused = paused
 
     def _look_at_hosts(self) -> list[int]:
         """Under the lock: take notice of hosts that are gone, or back; the VMs whose machines are to be looked at."""

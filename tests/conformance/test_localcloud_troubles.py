@@ -288,3 +288,13 @@ def test_faults_of_machines_and_drivers_over_the_wire(here):
 
 def test_the_times_of_the_real_one():
     assert CloudSettings.like_the_real_one().unknown_after == 163
+
+
+def test_a_machine_that_stands_still_says_why(here):
+    vm = here.vm()
+    here.cloud.inject({"kind": "pause", "vm": vm, "because": "io-error (no space left on the host's disk)"})
+    error = until("an ERROR", lambda: here.one.vm.info(vm).USER_TEMPLATE.get("ERROR"))
+    assert error.endswith(": Paused by simulated: io-error (no space left on the host's disk)")
+    assert here.state(vm) == "RUNNING"
+    here.cloud.inject({"kind": "pause", "vm": vm, "because": ""})
+    here.act(vm, "terminate-hard", "DONE")

@@ -453,3 +453,46 @@ def test_of_two_boots_at_once_one_wins(home: Path, hypervisor: Hypervisor, spec:
 def test_it_is_a_hypervisor(home: Path) -> None:
     hypervisor: Hypervisor = QemuHypervisor(home)
     assert hypervisor.name == "qemu"
+
+
+FULL = """
+import sys, time
+from pathlib import Path
+from orchestrator.localcloud.hypervisors import DiskSpec, MachineSpec
+from orchestrator.localcloud.hypervisors.qemu import QemuHypervisor
+home, image = Path(sys.argv[1]), Path(sys.argv[2])
+machines = QemuHypervisor(home)
+spec = MachineSpec(7, "full", "6a3f0c8e-7d3b-4b53-9b0c-1c7f1a2b3c4d", home / "vms" / "7", 1, 64,
+                   (DiskSpec(0, image, format="raw"),), (), {})
+machines.prolog(spec)
+machines.boot(spec)
+try:
+    give_up = time.monotonic() + 60
+    while not machines.paused([7]) and time.monotonic() < give_up:
+        time.sleep(0.1)
+    print(machines.power(7), machines.paused([7]))
+finally:
+    machines.destroy(7)
+"""
+# A boot sector that writes 32 KiB after 32 KiB behind itself, by the firmware's call to write to a disk (INT 13h, 43h).
+WRITES_ON_AND_ON = bytes.fromhex("31c0 8ed8 8ec0 be157c b80043 cd13 83061d7c40 ebf4 10004000 007c0000 8000000000000000")
+
+
+def test_a_machine_whose_overlay_finds_no_room_says_so(tmp_path: Path) -> None:
+    image, small = tmp_path / "image", tmp_path / "small"
+    image.write_bytes(WRITES_ON_AND_ON.ljust(510, b"\0") + b"\x55\xaa" + bytes((8 << 20) - 512))
+    small.mkdir()
+    script = 'mount -t tmpfs -o size=2m tmpfs "$1" && exec "$2" -c "$3" "$1" "$4"'
+    namespace = ("unshare", "--user", "--map-root-user", "--mount", "sh", "-c", script, "sh")
+    ran = subprocess.run(
+        [*namespace, str(small), sys.executable, FULL, str(image)], capture_output=True, text=True, timeout=120
+    )
+    assert ran.stdout.strip() == 'running {7: "io-error (no space left on the host\'s disk)"}', ran.stderr
+
+
+def test_a_machine_that_was_stopped_stands_still(hypervisor: Hypervisor, running: MachineSpec) -> None:
+    assert hypervisor.paused([VM, 99]) == {}
+    with Qmp(running.directory) as qmp:
+        qmp.execute("stop")
+    assert hypervisor.paused([VM]) == {VM: "paused"}
+    assert hypervisor.power(VM) == Power.RUNNING

@@ -92,6 +92,9 @@ class Hypervisor(Protocol):
     def running(self, vm_ids: Collection[int]) -> set[int]:
         """Those of them that run now, as `power` has it, at the price of one question."""
 
+    def paused(self, vm_ids: Collection[int]) -> dict[int, str]:
+        """Those of them that run and stand still, each with the hypervisor's reason; what does not say is left out."""
+
     def epilog(self, vm_id: int, directory: Path) -> None:
         """Delete what the machine left on disk, except its console log; "already gone" is success."""
 

@@ -64,6 +64,8 @@ class GuestHost:
             case {"do": "running"}:
                 specs = machines.machines()
                 return {vm_id: specs[vm_id].memory_mb for vm_id in machines.running(specs)}
+            case {"do": "paused"}:
+                return machines.paused(machines.machines())
             case {"do": "power", "vm": int(vm)}:
                 return str(machines.power(vm))
             case {"do": "inject", "order": dict(order)}:

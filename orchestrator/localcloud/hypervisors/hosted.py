@@ -65,6 +65,9 @@ class HostedHypervisor:
         self._memory = {int(vm_id): int(memory) for vm_id, memory in self._ask("running").items()}
         return self._memory.keys() & set(vm_ids)
 
+    def paused(self, vm_ids: Collection[int]) -> dict[int, str]:
+        return {int(vm_id): str(why) for vm_id, why in self._ask("paused").items() if int(vm_id) in set(vm_ids)}
+
     def epilog(self, vm_id: int, directory: Path) -> None:
         self._ask("epilog", vm=vm_id, directory=str(directory))
 

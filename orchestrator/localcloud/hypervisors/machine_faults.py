@@ -3,6 +3,7 @@
 {"kind": "drop_connections", "vm": 12}             every connection to the guest is reset; `"vm": "all"`: to all guests
 {"kind": "power_off", "vm": 12}                    the machine goes off behind the cloud's back
 {"kind": "freeze_guest", "vm": 12, "frozen": true} its network is silent, its process goes on
+{"kind": "pause", "vm": 12, "because": "io-error"} the machine stands still, as the hypervisor says; "" ends it
 {"kind": "slow_guest", "vm": 12, "seconds": 2}     each of its answers to a request comes so much later
 {"kind": "fail_step", "step": "boot", "text": "no", "times": 1}   the next calls of a driver's step fail
 {"kind": "hold", "step": "boot"}                   that step does not come back, until …
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
 KINDS = frozenset(
     {"drop_connections", "power_off", "freeze_guest", "slow_guest", "fail_step", "hold", "let_go", "takes", "zombies"}
-    | {"ignores_power_button"}
+    | {"ignores_power_button", "pause"}
 )
 STEPS = ("prolog", "boot", "shutdown", "destroy", "epilog", "attach_nic", "detach_nic", "save_disk")
 _TIMED = ("prolog", "boot", "shutdown", "destroy", "epilog", "save", "plug")
@@ -48,6 +49,9 @@ def inject(hypervisor: SimulatedHypervisor, order: dict[str, Any]) -> None:
         case {"kind": "freeze_guest", "vm": vm}:
             for guest in _guests(hypervisor, vm):
                 guest.freeze(bool(order.get("frozen", True)))
+        case {"kind": "pause", "vm": vm, "because": str(because)}:
+            for vm_id in _machines(hypervisor, vm):
+                hypervisor.pause(vm_id, because)
         case {"kind": "slow_guest", "vm": vm, "seconds": int() | float() as seconds}:
             for guest in _guests(hypervisor, vm):
                 guest.answer_after(seconds)

@@ -19,6 +19,7 @@ from orchestrator.localcloud.hypervisors.disks import copy_whole, lay_out
 from orchestrator.localcloud.hypervisors.hotplug import plug_nic, require_free, unplug_nic
 from orchestrator.localcloud.hypervisors.launch import start_detached, wait_ready
 from orchestrator.localcloud.hypervisors.live_copy import copy_running
+from orchestrator.localcloud.hypervisors.paused import why_paused
 from orchestrator.localcloud.hypervisors.process import Process
 from orchestrator.localcloud.hypervisors.qemu_argv import (
     CONTEXT_ISO,
@@ -34,6 +35,7 @@ from orchestrator.localcloud.hypervisors.record import Record
 log = logging.getLogger(__name__)
 
 _QUIT_SECONDS = 5.0
+_ASK_SECONDS = 1.0
 # The console log's keeper ends by itself when QEMU has, and writes what is still in the pipe.
 _DRAIN_SECONDS = 2.0
 _KEPT = (console.LOG, console.OLDER)
@@ -125,6 +127,15 @@ class QemuHypervisor:
     def running(self, vm_ids: Collection[int]) -> set[int]:
         """From the process table."""
         return {vm_id for vm_id in vm_ids if self._running(vm_id)}
+
+    def paused(self, vm_ids: Collection[int]) -> dict[int, str]:
+        """As each QEMU says; one that is busy with something else is not asked again before the next time."""
+        found: dict[int, str] = {}
+        for vm_id in vm_ids:
+            with suppress(HypervisorError), Qmp(self._directory(vm_id), seconds=_ASK_SECONDS) as qmp:
+                if why := why_paused(qmp):
+                    found[vm_id] = why
+        return found
 
     def epilog(self, vm_id: int, directory: Path) -> None:
         """Delete all but the console log. Raises HypervisorError for a machine that runs."""

@@ -43,6 +43,7 @@ class SimulatedHypervisor:
         self._failures: dict[str, list[str]] = {}
         self._switches_off_at: dict[int, float] = {}
         self._gates: dict[str, threading.Event] = {}
+        self._paused: dict[int, str] = {}
         self.prolog_takes = self.boot_takes = self.shutdown_takes = 0.0
         self.destroy_takes = self.epilog_takes = self.save_takes = self.plug_takes = 0.0
         self.ignores_power_button = False
@@ -78,6 +79,17 @@ class SimulatedHypervisor:
 
     power_off = crash
     """The guest powers itself off, which looks the same from outside."""
+
+    def pause(self, vm_id: int, because: str) -> None:
+        """The machine stands still, as when the host's disk is full; "" and it goes on."""
+        with self._lock:
+            if because:
+                self._paused[vm_id] = because
+            else:
+                self._paused.pop(vm_id, None)
+            guest = self._guests.get(vm_id)
+        if isinstance(guest, machine_faults.Reachable):
+            guest.freeze(bool(because))
 
     def machines(self) -> dict[int, MachineSpec]:
         """Those that run now."""
@@ -120,6 +132,7 @@ class SimulatedHypervisor:
         with self._lock:
             self._machines.pop(vm_id, None)
             self._switches_off_at.pop(vm_id, None)
+            self._paused.pop(vm_id, None)
             guest = self._guests.pop(vm_id, None)
         if guest is not None:
             guest.close()
@@ -175,6 +188,10 @@ class SimulatedHypervisor:
         for vm_id in list(self._switches_off_at):
             self.power(vm_id)  # which takes notice of those that are off by now
         return self.machines().keys() & set(vm_ids)
+
+    def paused(self, vm_ids: Collection[int]) -> dict[int, str]:
+        with self._lock:
+            return {vm_id: self._paused[vm_id] for vm_id in vm_ids if vm_id in self._paused}
 
     def epilog(self, vm_id: int, directory: Path) -> None:
         self._begin("epilog", self.epilog_takes)
