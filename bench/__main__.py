@@ -1,52 +1,28 @@
-"""`make bench`: what a task costs from submit to the end of its machine, beside the floor measured in the same run.
-
-The floor is a bare QEMU with the same image, kernel, memory and CPUs, and OpenSSH's `ssh`: no queue, no cloud, no seal,
-no trace. Rounds alternate, so that whatever else the machine does falls on both alike. Medians; nothing is asserted.
-"""
+"""`make bench`: measurements, each beside its floor or its peers. One of them: `python -m bench queue --help`."""
 
 from __future__ import annotations
 
-import argparse
-import statistics
-from collections import defaultdict
+import sys
 
-from bench.floor import Floor, floor_round
-from bench.main_job import mayfly_round, surroundings
+from bench import overhead
+from bench.queue import run as queue
+from bench.scale import run as scale
+
+MEASUREMENTS = {"main_job": overhead.main, "queue": queue.main, "scale": scale.main}
 
 
 def main() -> None:
-    """Measure and print."""
-    parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
-    parser.add_argument("--rounds", type=int, default=5)
-    rounds = parser.parse_args().rounds
-    with surroundings() as place:
-        print(f"{rounds} rounds, alternating; medians in seconds; accelerator {place.accelerator}\n")
-        floors: list[Floor] = []
-        figures: dict[str, list[float]] = defaultdict(list)
-        stages: dict[str, list[float]] = defaultdict(list)
-        for _ in range(rounds):
-            floors.append(floor_round(place))
-            measured = mayfly_round(place)
-            for name, value in measured.figures.items():
-                figures[name].append(value)
-            for name, value in measured.stages.items():
-                stages[name].append(value)
-    medians = {name: statistics.median(values) for name, values in figures.items()}
-    start = statistics.median(each.start_to_output for each in floors)
-    kill = statistics.median(each.exit_to_gone for each in floors)
-    print(f"{'':34}{'floor':>8}{'Mayfly':>9}{'ratio':>8}{'added':>8}")
-    for name, floor, ours in (
-        ("cold boot to SSH", start, medians["boot_to_ssh"]),
-        ("submit to the process's first line", start, medians["submit_to_output"]),
-        ("process exit to VM gone", kill, medians["exit_to_gone"]),
-        ("all of it", start + kill, medians["submit_to_output"] + medians["exit_to_gone"]),
-    ):
-        print(f"{name:34}{floor:8.2f}{ours:9.2f}{ours / floor:8.2f}{ours - floor:8.2f}")
-    print(f"\n{'stage':34}{'seconds':>8}{'share':>9}")
-    total = sum(statistics.median(values) for values in stages.values())
-    for name, values in stages.items():
-        median = statistics.median(values)
-        print(f"{name:34}{median:8.2f}{median / total:9.0%}")
+    """All of them, in their smaller form where there are two, or the one that is named, with its options."""
+    match sys.argv[1:]:
+        case []:
+            for name, measure in MEASUREMENTS.items():
+                print(f"== {name}\n", flush=True)
+                measure([])
+                print(flush=True)
+        case [name, *options] if name in MEASUREMENTS:
+            MEASUREMENTS[name](options)
+        case _:
+            sys.exit(f"usage: python -m bench [{' | '.join(MEASUREMENTS)}] [--help]")
 
 
 if __name__ == "__main__":

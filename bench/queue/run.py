@@ -1,0 +1,106 @@
+"""`python -m bench queue`: fill, measure, deeper, and print."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import sys
+import tempfile
+import time
+from collections import defaultdict
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import psycopg
+
+from bench.queue.measures import Effort, PickUp, Rates, measure_pick_up, measure_rates, median_rates
+from bench.queue.report import LIMITS, print_flatness, print_pick_ups, print_rates
+from bench.queue.server import running_postgres
+from bench.queue.system import System
+from bench.queue.with_mayfly import Mayfly
+from bench.queue.with_pgqueuer import PgQueuerSystem
+from bench.queue.with_procrastinate import Procrastinate
+
+SYSTEMS = ("mayfly", "procrastinate", "pgqueuer", "sqlite")
+OURS = "Mayfly, PostgreSQL"
+DEPTHS = (1_000, 10_000, 100_000, 1_000_000)
+
+
+def main(words: list[str]) -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(prog="python -m bench queue", description=__doc__)
+    parser.add_argument(
+        "--depths", type=int, nargs="+", default=DEPTHS, help="how many tasks wait (default: %(default)s)"
+    )
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--systems", choices=SYSTEMS, nargs="+", default=SYSTEMS)
+    options = parser.parse_args(words)
+    with tempfile.TemporaryDirectory(prefix="mayfly-queue-") as scratch:
+        folder = Path(scratch)
+        folder.chmod(0o711)  # the server's user must get to its own folder below
+        with running_postgres(folder / "postgres") as socket_folder:
+            asyncio.run(_all(folder, socket_folder, options.systems, sorted(options.depths), options.rounds))
+
+
+async def _all(folder: Path, socket_folder: str, names: list[str], depths: list[int], rounds: int) -> None:
+    began = time.monotonic()
+    print(f"bench queue: depths {depths}, {rounds} rounds; the systems take turns")
+    rates: dict[str, dict[int, Rates]] = defaultdict(dict)
+    pick_ups: dict[str, dict[int, PickUp]] = defaultdict(dict)
+    async with AsyncExitStack() as opened:
+        systems = [await opened.enter_async_context(_opened(name, folder, socket_folder)) for name in names]
+        for system, _ in systems:
+            pick_ups[system.name][0] = await measure_pick_up(system, Effort.pick_ups)
+        for depth in depths:
+            measured: dict[str, list[Rates]] = defaultdict(list)
+            for turn in range(rounds):
+                for system, dsn in systems:
+                    print(f"{time.monotonic() - began:4.0f} s: {depth:,} waiting, {system.name}", file=sys.stderr)
+                    await system.fill(depth)
+                    if turn == 0 and dsn:
+                        await _settle(dsn)
+                    measured[system.name].append(await measure_rates(system, Effort()))
+            for system, _ in systems:
+                rates[system.name][depth] = median_rates(measured[system.name])
+                pick_ups[system.name][depth] = await measure_pick_up(system, Effort.pick_ups)
+    print_rates(rates, OURS)
+    print_flatness(rates)
+    print_pick_ups(pick_ups)
+    print(f"\n{LIMITS}\n{time.monotonic() - began:.0f} s in all")
+
+
+@asynccontextmanager
+async def _opened(name: str, folder: Path, socket_folder: str) -> AsyncIterator[tuple[System[Any], str | None]]:
+    """The system in an empty database of its own, and how to reach that."""
+    if name == "sqlite":
+        async with Mayfly.open(f"sqlite:///{folder / 'mayfly.db'}", "Mayfly, SQLite") as sqlite:
+            yield sqlite, None
+        return
+    async with await psycopg.AsyncConnection.connect(_dsn("postgres", socket_folder), autocommit=True) as connection:
+        await connection.execute(f"CREATE DATABASE bench_{name}")
+    dsn = _dsn(f"bench_{name}", socket_folder)
+    async with AsyncExitStack() as stack:
+        system: System[Any]
+        match name:
+            case "mayfly":
+                system = await stack.enter_async_context(Mayfly.open(dsn, OURS))
+            case "procrastinate":
+                system = await stack.enter_async_context(Procrastinate.open(dsn))
+            case "pgqueuer":
+                system = await stack.enter_async_context(PgQueuerSystem.open(dsn))
+            case _:
+                raise ValueError(name)
+        yield system, dsn
+
+
+def _dsn(database: str, socket_folder: str) -> str:
+    return f"postgresql://mayfly@/{database}?host={socket_folder}"
+
+
+async def _settle(dsn: str) -> None:
+    """What autovacuum would do after such a flood, done before the clock starts."""
+    async with await psycopg.AsyncConnection.connect(dsn, autocommit=True) as connection:
+        await connection.execute("VACUUM ANALYZE")
+        await connection.execute("CHECKPOINT")
