@@ -110,13 +110,28 @@ async def test_another_process_tells_of_one_that_ended_while_nobody_looked(boot:
         assert logs.stdout.read().splitlines()[2:] == numbered(20)
 
 
-async def test_one_whose_machine_restarted_is_lost_and_is_not_run_again(boot: Boot, tmp_path: Path) -> None:
-    """Reset at once, as early as it can be: nothing had time to reach the disk by itself."""
-    machine, mine = boot("sealed"), launch("sh", "-c", "echo ran >>/task/out/ran; sleep 600", token=f"{TASK}.1")
+async def test_one_whose_machine_restarted_is_lost_and_is_not_run_again(boot: Boot) -> None:
+    """Reset at once: nothing has time to reach the disk by itself."""
+    machine, mine = boot("sealed"), launch("sh", "-c", "sleep 600", token=f"{TASK}.1")
     async with reached(machine) as guest:
-        await guest.start(mine)
         before = (await guest.facts()).boot_id
-    await reset(machine)
+        connection = await asyncssh.connect(
+            machine.address,
+            machine.port,
+            username="root",
+            client_keys=[asyncssh.import_private_key(CLIENT.private)],
+            known_hosts=([asyncssh.import_public_key(HOST.public)], [], []),
+            config=None,
+            keepalive_interval=1,
+            keepalive_count_max=2,
+        )
+        async with connection, asyncio.timeout(60):
+            button = await connection.create_process(
+                "echo 1 >/proc/sys/kernel/sysrq; read _; echo b >/proc/sysrq-trigger"
+            )
+            await guest.start(mine)
+            button.stdin.write("press\n")
+            await connection.wait_closed()
     async with reached(machine) as guest:
         assert (await guest.facts()).boot_id != before
         assert await guest.resume(mine) is Started.GONE
@@ -124,21 +139,3 @@ async def test_one_whose_machine_restarted_is_lost_and_is_not_run_again(boot: Bo
         assert isinstance(outcome, Lost) and "restarted" in outcome.why and usage == Usage()
         with pytest.raises(VmRestarted):
             await guest.start(mine)
-
-
-async def reset(machine: Machine) -> None:
-    """As by the reset button; return when it is off the network."""
-    known = ([asyncssh.import_public_key(HOST.public)], [], [])
-    connection = await asyncssh.connect(
-        machine.address,
-        machine.port,
-        username="root",
-        client_keys=[asyncssh.import_private_key(CLIENT.private)],
-        known_hosts=known,
-        config=None,
-        keepalive_interval=1,
-        keepalive_count_max=2,
-    )
-    async with connection, asyncio.timeout(60):
-        await connection.create_process("echo 1 >/proc/sys/kernel/sysrq; echo b >/proc/sysrq-trigger")
-        await connection.wait_closed()

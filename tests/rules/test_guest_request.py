@@ -108,3 +108,38 @@ def test_the_scripts_are_shell_for_either_shell(shell: str, name: str) -> None:
         pytest.skip(f"{shell} is not installed")
     checked = subprocess.run([shell, "-n", "-c", script(name)], capture_output=True, text=True, check=False)
     assert (checked.returncode, checked.stderr) == (0, "")
+
+
+@pytest.mark.parametrize(
+    ("there", "answer"),
+    [
+        ([], "never"),
+        (["run/"], "never"),
+        (["run/", "logs/"], "never"),
+        (["run/token"], "running"),
+        (["run/token", "logs/trace"], "running"),
+        (["run/token", "logs/trace", "run/exit"], "ended"),
+        (["logs/trace"], "gone"),
+        (["run/", "logs/trace"], "gone"),
+    ],
+)
+def test_a_look_tells_what_became_of_a_launch(tmp_path: Path, there: list[str], answer: str) -> None:
+    for name in there:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        if not name.endswith("/"):
+            (tmp_path / name).write_text("mine.1\n")
+    look = script("look.sh").replace("/run/mayfly-task", f"{tmp_path}/run")
+    look = look.replace("/var/lib/mayfly-task", f"{tmp_path}/logs")
+    for token, expected in (("mine.1", answer), ("mine.2", "other" if "run/token" in there else answer)):
+        told = subprocess.run(["sh", "-c", look, "sh", "mayfly-look", token], capture_output=True, text=True)
+        assert (told.stdout, told.stderr, told.returncode) == (f"{expected}\n", "", 0)
+
+
+def test_a_start_where_one_was_before_a_restart_starts_nothing(tmp_path: Path) -> None:
+    (tmp_path / "logs").mkdir()
+    (tmp_path / "logs" / "trace").touch()
+    text = start_request(plain(("touch", str(tmp_path / "ran")), token="mine.1"))
+    text = text.replace("/run/mayfly-task", f"{tmp_path}/run").replace("/var/lib/mayfly-task", f"{tmp_path}/logs")
+    told = subprocess.run(["sh", "-c", text], capture_output=True, text=True, check=True)
+    assert told.stdout == "gone\n"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["logs"]

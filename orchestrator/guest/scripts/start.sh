@@ -25,7 +25,9 @@ if echo "$2" 2>/dev/null >"$run/token"; then
     # Room that the process cannot take away: a full disk must not end the trace, which strace (-A) writes into it.
     : >"$logs/trace"
     fallocate --keep-size --length 64M "$logs/trace" 2>/dev/null
-    sync "$logs/trace" # whatever happens to the machine from here on, it will know that a process may have run in it
+    # Whatever happens to the machine from here on, it will know that a process may have run in it. The whole file
+    # system is written: a file alone would lose its name, for our images have no journal.
+    sync -f "$logs"
     if ! why=$(systemd-run --quiet --collect --unit=mayfly-task --service-type=exec --working-directory=/task/out \
         -p StandardInput=null -p StandardOutput=null -p StandardError=null -p UMask=0022 -p IgnoreSIGPIPE=no \
         -p PrivateNetwork=yes -p NoNewPrivileges=yes -p PrivateTmp=yes -p ProtectSystem=strict -p ProtectProc=invisible \
