@@ -18,6 +18,7 @@ from orchestrator.cli import output, submission
 from orchestrator.cli.bars import StageLine
 from orchestrator.cli.entry import perform
 from orchestrator.cli.follow import POLL_SECONDS, follow
+from orchestrator.decide.deadlines import of_queued
 from orchestrator.domain.errors import MayflyError, RunnerLost
 from orchestrator.domain.outcome import PLATFORM_EXIT, Reason
 from orchestrator.domain.task import Entrypoint, TaskState, TraceProfile
@@ -75,7 +76,9 @@ def run(
                 async with AsyncExitStack() as opened:
                     served = await _served(house, pool)
                     tools = None if served else await opened.enter_async_context(_our_tools(house, line))
-                    task = await house.store.tasks.submit(spec, now=datetime.now(UTC))
+                    now = house.store.clock.now()
+                    deadline_at = of_queued(spec.terms, (await bootstrap.load_pools(house.settings))[pool], now)
+                    task = await house.store.tasks.submit(spec, now=now, deadline_at=deadline_at)
                     with _cancel_on_interrupt(house, task.id, line):
                         task = await _to_its_end(house, task, tools, line, copy=not as_json)
             if results is not None and house.artifacts.outputs(task.id, task.attempt) is not None:

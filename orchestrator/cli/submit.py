@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
-from orchestrator.bootstrap import open_house
+from orchestrator.bootstrap import load_pools, open_house
 from orchestrator.cli import output, submission
 from orchestrator.cli.entry import perform
+from orchestrator.decide.deadlines import of_queued
 from orchestrator.domain.task import Entrypoint, TraceProfile
 from orchestrator.settings import Settings
 
@@ -42,7 +43,9 @@ def submit(
                 trace=trace,
                 name=name,
             )
-            task = await house.store.tasks.submit(spec, now=datetime.now(UTC))
+            now = house.store.clock.now()
+            deadline_at = of_queued(spec.terms, (await load_pools(house.settings))[pool], now)
+            task = await house.store.tasks.submit(spec, now=now, deadline_at=deadline_at)
             runners = await house.store.runners.alive(now=datetime.now(UTC))
         if as_json:
             output.as_json({"id": task.id, "state": task.state})

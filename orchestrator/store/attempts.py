@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
 from sqlalchemy import ColumnElement, and_, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from orchestrator.domain.outcome import Outcome, Usage
+from orchestrator.domain.outcome import Outcome, Usage, Verdict
 from orchestrator.domain.task import Stage
-from orchestrator.store.encoding import outcome_to_json, timings_from_json, timings_to_json
+from orchestrator.store.encoding import outcome_to_json, timings_from_json, timings_to_json, verdict_to_json
 from orchestrator.store.engine import Database
-from orchestrator.store.schema import ATTEMPTS
+from orchestrator.store.schema import ATTEMPTS, VMS
 from orchestrator.store.views import AttemptRow, Lease, Row, attempt_view
 
 
@@ -27,9 +27,10 @@ def _open_by(lease: Lease) -> ColumnElement[bool]:
     )
 
 
-async def begin_attempt(connection: AsyncConnection, lease: Lease, *, now: datetime) -> None:
-    row = {"task_id": lease.task_id, "number": lease.attempt, "runner_id": lease.runner_id, "started_at": now}
-    await connection.execute(insert(ATTEMPTS).values(**row, timings={}, artifacts={}, environment={}))
+async def begin_attempts(connection: AsyncConnection, leases: Sequence[Lease], *, now: datetime) -> None:
+    empty: dict[str, Any] = {"timings": {}, "artifacts": {}, "environment": {}, "started_at": now}
+    rows = [{"task_id": each.task_id, "number": each.attempt, "runner_id": each.runner_id, **empty} for each in leases]
+    await connection.execute(insert(ATTEMPTS), rows)
 
 
 async def note_stage(connection: AsyncConnection, lease: Lease, stage: Stage, *, now: datetime) -> None:
@@ -84,6 +85,20 @@ class Attempts:
     async def record_environment(self, lease: Lease, facts: Mapping[str, Any]) -> bool:
         """Add facts of the machine to those recorded; their values must be JSON. False: stale."""
         return await self._merge(lease, "environment", facts)
+
+    async def record_verdict(self, lease: Lease, verdict: Verdict) -> bool:
+        """What will be said of the task once its machine is gone, by whoever sees that. False: stale."""
+        return await self._write(lease, verdict=verdict_to_json(verdict))
+
+    async def record_host(self, lease: Lease, host: str) -> bool:
+        """On which host of the cloud the attempt's machine is; written to both. False: stale."""
+        async with self._database.writing() as connection:
+            written = update(ATTEMPTS).where(_open_by(lease)).values(host=host).returning(ATTEMPTS.c.vm_id)
+            row = (await connection.execute(written)).first()
+            if row is None:
+                return False
+            await connection.execute(update(VMS).where(VMS.c.id == row.vm_id).values(host=host))
+            return True
 
     async def _write(self, lease: Lease, **values: object) -> bool:
         async with self._database.writing() as connection:

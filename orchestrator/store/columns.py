@@ -10,6 +10,13 @@ from sqlalchemy.engine import Dialect
 from sqlalchemy.types import TypeDecorator
 
 
+def as_utc(value: datetime) -> datetime:
+    """The same instant, in UTC. Raises ValueError for one without a time zone."""
+    if value.tzinfo is None:
+        raise ValueError(f"a datetime without a time zone: {value!r}")
+    return value.astimezone(UTC)
+
+
 class UtcDateTime(TypeDecorator[datetime]):
     """An aware datetime, in and out. A naive one is refused: nobody could say which instant it means."""
 
@@ -19,9 +26,7 @@ class UtcDateTime(TypeDecorator[datetime]):
     def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
         if value is None:
             return None
-        if value.tzinfo is None:
-            raise ValueError(f"a datetime without a time zone: {value!r}")
-        value = value.astimezone(UTC)
+        value = as_utc(value)
         # SQLite has no time zones: what it keeps is UTC by this very rule, and of one width, so that it sorts.
         return value.replace(tzinfo=None) if dialect.name == "sqlite" else value
 

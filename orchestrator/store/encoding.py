@@ -7,8 +7,18 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any, assert_never
 
-from orchestrator.domain.outcome import Exited, Lost, Outcome, OutOfMemory, Signaled, TimedOut
-from orchestrator.domain.task import Delivery, Entrypoint, InputSpec, Limits, Stage, TaskSpec, Terms, TraceProfile
+from orchestrator.domain.outcome import Exited, Lost, Outcome, OutOfMemory, Reason, Signaled, TimedOut, Verdict
+from orchestrator.domain.task import (
+    Delivery,
+    Entrypoint,
+    InputSpec,
+    Limits,
+    Stage,
+    TaskSpec,
+    TaskState,
+    Terms,
+    TraceProfile,
+)
 
 Json = dict[str, Any]
 
@@ -101,6 +111,21 @@ def outcome_from_json(data: Mapping[str, Any]) -> Outcome:
             return Lost(why)
         case _:
             raise ValueError(f"not an outcome: {data!r}")
+
+
+def verdict_to_json(verdict: Verdict) -> Json:
+    reason = None if verdict.reason is None else verdict.reason.value
+    return {
+        "state": verdict.state.value,
+        "reason": reason,
+        "message": verdict.message,
+        "exit_code": verdict.exit_code,
+    }
+
+
+def verdict_from_json(data: Mapping[str, Any]) -> Verdict:
+    reason = None if data["reason"] is None else Reason(data["reason"])
+    return Verdict(TaskState(data["state"]), reason, data["message"], data["exit_code"])
 
 
 Timings = dict[Stage, tuple[datetime, datetime | None]]

@@ -13,17 +13,35 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import event
+from sqlalchemy import event, func, select
 from sqlalchemy.engine import URL, Connection, make_url
-from sqlalchemy.exc import ArgumentError, DBAPIError
+from sqlalchemy.exc import ArgumentError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+from sqlalchemy.pool import NullPool
 
-from orchestrator.domain.errors import HostDiskFull, MayflyError, NotPossible, PlatformError
+from orchestrator.domain.errors import NotPossible
+from orchestrator.store.failures import BUSY_TIMEOUT_MS, FIELD, meaning, told
 
-FIELD = "MAYFLY_DATABASE_URL"
-BUSY_TIMEOUT_MS = 30_000
 _DRIVERS = {"sqlite": "sqlite+aiosqlite", "postgresql": "postgresql+psycopg"}
 _WRITES = "mayfly_writes"
+_MIGRATION_LOCK = 5577006791947779411
+_POSTGRESQL: dict[str, Any] = {
+    # A connection is tried before it is used: a server that was restarted costs nobody an error.
+    "pool_pre_ping": True,
+    "pool_size": 8,
+    "max_overflow": 8,
+    "pool_timeout": BUSY_TIMEOUT_MS / 1000,
+}
+_CONNECT = {
+    "connect_timeout": "10",
+    # A server that is gone without a word is noticed (https://www.postgresql.org/docs/15/libpq-connect.html).
+    "keepalives_idle": "10",
+    "keepalives_interval": "5",
+    "keepalives_count": "3",
+    "tcp_user_timeout": "30000",
+    # Nobody waits for ever for a row, and no process that was stopped in the middle of a transaction keeps others out.
+    "options": f"-c lock_timeout={BUSY_TIMEOUT_MS} -c idle_in_transaction_session_timeout={BUSY_TIMEOUT_MS}",
+}
 
 
 class Database:
@@ -31,39 +49,68 @@ class Database:
 
     def __init__(self, url: str) -> None:
         self.url = _checked(url)
+        self.is_postgresql = self.url.get_backend_name() == "postgresql"
+        self._engine = self._made(**(_POSTGRESQL if self.is_postgresql else {}))
+        if not self.is_postgresql:
+            _tame_sqlite(self._engine)
+        self._writing = self._engine.execution_options(**{_WRITES: True})
+        self._reading = self._engine
+        if self.is_postgresql:
+            self._reading = self._engine.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
+
+    def _made(self, **options: Any) -> AsyncEngine:
         try:
-            self._engine: AsyncEngine = create_async_engine(
-                self.url, json_serializer=partial(json.dumps, allow_nan=False), hide_parameters=True
+            return create_async_engine(
+                self.url, json_serializer=partial(json.dumps, allow_nan=False), hide_parameters=True, **options
             )
         except ImportError as error:
             raise NotPossible(
                 FIELD, f"the driver for {self.url.drivername} is missing", f"install {error.name}"
             ) from error
-        if self.url.get_backend_name() == "sqlite":
-            _tame_sqlite(self._engine)
-        self._writing = self._engine.execution_options(**{_WRITES: True})
 
     async def prepare(self) -> None:
         """Before the first use. Raises NotPossible when there can be no such database."""
-        if self.url.get_backend_name() == "sqlite":
+        if not self.is_postgresql:
             await asyncio.to_thread(_prepare_sqlite, self.url.database or "")
 
     @asynccontextmanager
     async def reading(self) -> AsyncIterator[AsyncConnection]:
         """One consistent view of the data."""
-        with _told():
-            async with self._engine.begin() as connection:
+        with told():
+            async with self._reading.begin() as connection:
                 yield connection
 
     @asynccontextmanager
     async def writing(self) -> AsyncIterator[AsyncConnection]:
         """One transaction: all of the block's writes, or none.
 
-        Raises HostDiskFull, or PlatformError when other writers kept the database for too long.
+        Raises HostDiskFull; DatabaseUnavailable when the database is not there, or was kept busy for too long: then
+        nothing was written, or all was and only the word of it was lost.
         """
-        with _told():
+        with told():
             async with self._writing.begin() as connection:
                 yield connection
+
+    @asynccontextmanager
+    async def changing(self) -> AsyncIterator[AsyncConnection]:
+        """One transaction that may change the schema; one process at a time. Otherwise as `writing`."""
+        if self.is_postgresql:
+            async with self.writing() as connection:
+                await connection.execute(select(func.pg_advisory_xact_lock(_MIGRATION_LOCK)))
+                yield connection
+            return
+        # SQLite makes a table anew to change it, which only a connection without foreign keys may do, step 1 of
+        # https://www.sqlite.org/lang_altertable.html#otheralter
+        engine = self._made(poolclass=NullPool)
+        _tame_sqlite(engine, foreign_keys=False)
+        try:
+            with told():
+                async with engine.execution_options(**{_WRITES: True}).begin() as connection:
+                    yield connection
+                    if (await connection.exec_driver_sql("PRAGMA foreign_key_check")).first() is not None:
+                        raise RuntimeError("the migration left a row that refers to none")
+        finally:
+            await engine.dispose()
 
     async def close(self) -> None:
         await self._engine.dispose()
@@ -73,23 +120,27 @@ def _checked(url: str) -> URL:
     try:
         made = make_url(url)
         backend = made.get_backend_name()
-    except (ArgumentError, ValueError) as error:
-        raise NotPossible(FIELD, "not a database URL", "write it as sqlite:////var/lib/mayfly/mayfly.db") from error
+    except (ArgumentError, ValueError):
+        # What was wrong is not said: it could quote a password.
+        remedy = "write it as sqlite:////var/lib/mayfly/mayfly.db or postgresql://user@host/database"
+        raise NotPossible(FIELD, "not a database URL", remedy) from None
     if backend not in _DRIVERS:
         raise NotPossible(FIELD, f"no support for {backend!r} databases", f"use one of {', '.join(_DRIVERS)}")
     if backend == "sqlite" and (not made.database or made.database == ":memory:"):
         raise NotPossible(FIELD, "a database in memory would be lost, and no other process could see it", "name a file")
+    if backend == "postgresql":
+        made = made.update_query_dict({name: value for name, value in _CONNECT.items() if name not in made.query})
     return made.set(drivername=_DRIVERS[backend])
 
 
-def _tame_sqlite(engine: AsyncEngine) -> None:
+def _tame_sqlite(engine: AsyncEngine, *, foreign_keys: bool = True) -> None:
     @event.listens_for(engine.sync_engine, "connect")
     def connect(connection: Any, _record: object) -> None:
         # The driver's own, late BEGIN would let a transaction start as a reader and fail when it turns writer.
         connection.isolation_level = None
         cursor = connection.cursor()
         cursor.execute(f"PRAGMA busy_timeout = {BUSY_TIMEOUT_MS}")
-        cursor.execute("PRAGMA foreign_keys = ON")
+        cursor.execute(f"PRAGMA foreign_keys = {'ON' if foreign_keys else 'OFF'}")
         # FULL: what we have acknowledged survives a power cut (https://sqlite.org/pragma.html#pragma_synchronous).
         cursor.execute("PRAGMA synchronous = FULL")
         cursor.close()
@@ -117,7 +168,7 @@ def _prepare_sqlite(file: str) -> None:
             with closing(sqlite3.connect(path, timeout=BUSY_TIMEOUT_MS / 1000)) as connection:
                 connection.execute("PRAGMA journal_mode = WAL")
         except sqlite3.Error as error:
-            raise _meaning(error) or error from error
+            raise meaning(error) or error from error
 
 
 @contextmanager
@@ -129,35 +180,3 @@ def _alone_in(folder: Path) -> Iterator[None]:
         yield
     finally:
         os.close(fd)
-
-
-@contextmanager
-def _told() -> Iterator[None]:
-    """Say what a failure of the database means to a person."""
-    try:
-        yield
-    except DBAPIError as error:
-        meaning = _meaning(error.orig)
-        if meaning is None:
-            raise
-        raise meaning from error
-
-
-def _meaning(error: BaseException | None) -> MayflyError | None:
-    """None: only a programmer can say."""
-    code = getattr(error, "sqlite_errorcode", None)
-    if code is None:
-        return None
-    if code == sqlite3.SQLITE_IOERR_SHMSIZE:
-        code = sqlite3.SQLITE_FULL
-    match code & 0xFF:
-        case sqlite3.SQLITE_FULL:
-            return HostDiskFull(f"no space left for the database: {error}")
-        case sqlite3.SQLITE_BUSY:
-            return PlatformError(f"the database was busy for {BUSY_TIMEOUT_MS // 1000} s")
-        case sqlite3.SQLITE_CANTOPEN | sqlite3.SQLITE_READONLY | sqlite3.SQLITE_PERM:
-            return NotPossible(FIELD, f"the database cannot be written: {error}", "check its owner and mode")
-        case sqlite3.SQLITE_NOTADB | sqlite3.SQLITE_CORRUPT:
-            return NotPossible(FIELD, f"{error}", "name another file, or restore a copy")
-        case _:
-            return None

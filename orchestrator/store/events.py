@@ -1,17 +1,23 @@
-"""The event log: append-only, numbered. Every change of state writes its event in its own transaction."""
+"""The event log: append-only, numbered. Every change of state writes its event in its own transaction, as its last
+write: on PostgreSQL a writer may wait there for a reader, and must not then be waited for.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import insert, select
+from sqlalchemy import func, insert, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from orchestrator.store.engine import Database
 from orchestrator.store.schema import EVENTS
 from orchestrator.store.views import EventRow, Lease, event_view
+
+_ORDER_LOCK = 5577006791947779410
+"""As in the trigger of migration 0002."""
 
 
 class EventKind(StrEnum):
@@ -19,7 +25,10 @@ class EventKind(StrEnum):
 
     TASK_SUBMITTED = "task.submitted"
     TASK_RELEASED = "task.released"
+    TASK_ADMITTED = "task.admitted"
     TASK_CLAIMED = "task.claimed"
+    TASK_ADOPTED = "task.adopted"
+    TASK_LET_GO = "task.let_go"
     TASK_STAGE = "task.stage"
     TASK_REQUEUED = "task.requeued"
     TASK_CANCEL_REQUESTED = "task.cancel_requested"
@@ -30,7 +39,11 @@ class EventKind(StrEnum):
     VM_KNOWN = "vm.known"
     VM_MOVED = "vm.moved"
     RUNNER_JOINED = "runner.joined"
+    RUNNER_DRAINING = "runner.draining"
     RUNNER_LEFT = "runner.left"
+    QUEUE_PAUSED = "queue.paused"
+    QUEUE_RESUMED = "queue.resumed"
+    QUEUE_DELETED = "queue.deleted"
     NOTE = "note"
 
 
@@ -50,6 +63,15 @@ async def write_event(
     written = insert(EVENTS).values(**values, runner_id=runner_id, data=data or {}).returning(EVENTS.c.number)
     number: int = (await connection.execute(written)).scalar_one()
     return number
+
+
+async def write_events(
+    connection: AsyncConnection, kind: EventKind, rows: Sequence[Mapping[str, Any]], *, now: datetime
+) -> None:
+    """As `write_event`, of many at once: a row gives `task_id`, and what else applies."""
+    empty: dict[str, Any] = {"attempt": None, "vm_id": None, "runner_id": None, "data": {}, "task_id": None}
+    if rows:
+        await connection.execute(insert(EVENTS), [{**empty, "at": now, "kind": kind.value, **row} for row in rows])
 
 
 async def write_lease_event(
@@ -100,6 +122,16 @@ class Events:
         query = select(EVENTS).where(EVENTS.c.number > after).order_by(EVENTS.c.number).limit(limit)
         if task_id is not None:
             query = query.where(EVENTS.c.task_id == task_id)
+        elif self._database.is_postgresql:
+            query = query.where(EVENTS.c.number <= await self._last())
         async with self._database.reading() as connection:
             rows = (await connection.execute(query)).mappings()
             return tuple(event_view(row) for row in rows)
+
+    async def _last(self) -> int:
+        """The highest number below which no other will ever appear. Writers hold the lock from before a number is
+        given until it is committed, so whoever has it alone sees all that were given."""
+        async with self._database.writing() as connection:
+            await connection.execute(select(func.pg_advisory_xact_lock(_ORDER_LOCK)))
+            last: int | None = (await connection.execute(select(func.max(EVENTS.c.number)))).scalar_one()
+            return last or 0

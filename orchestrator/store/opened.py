@@ -10,10 +10,15 @@ from typing import Self
 from sqlalchemy import insert, select
 
 from orchestrator.store.attempts import Attempts
+from orchestrator.store.bell import Bell, Wakeups
+from orchestrator.store.clock import Clock
 from orchestrator.store.engine import Database
 from orchestrator.store.events import Events
+from orchestrator.store.leaders import Leaders
 from orchestrator.store.migrate import upgrade
+from orchestrator.store.queues import Queues
 from orchestrator.store.runners import Runners
+from orchestrator.store.schedules import Schedules
 from orchestrator.store.schema import INSTALLATION
 from orchestrator.store.tasks import Tasks
 from orchestrator.store.vms import Vms
@@ -28,7 +33,12 @@ class Store:
     def __init__(self, database: Database, installation_id: str) -> None:
         self._database = database
         self.installation_id = installation_id
-        self.tasks = Tasks(database)
+        self._bell = Bell(database)
+        self.clock = Clock(database)
+        self.tasks = Tasks(database, self._bell)
+        self.queues = Queues(database, self._bell)
+        self.leaders = Leaders(database)
+        self.schedules = Schedules(database, self.tasks)
         self.attempts = Attempts(database)
         self.vms = Vms(database)
         self.events = Events(database)
@@ -38,24 +48,33 @@ class Store:
     async def open(cls, url: str) -> Store:
         """Open the database, made and migrated if need be. Several processes may do so at once.
 
-        Raises NotPossible (no such database, not ours to write, made by a newer Mayfly) and HostDiskFull.
+        Raises NotPossible (no such database, not ours to write, made by a newer Mayfly), HostDiskFull and
+        DatabaseUnavailable.
         """
         database = Database(url)
         await database.prepare()
         try:
-            async with database.writing() as connection:
+            async with database.changing() as connection:
                 await connection.run_sync(upgrade)
                 found = (await connection.execute(select(INSTALLATION.c.id))).scalar_one_or_none()
                 if found is None:
-                    found = str(uuid.uuid4())
-                    row = {"single": 1, "id": found, "made_at": datetime.now(UTC)}
+                    row = {"single": 1, "id": str(uuid.uuid4()), "made_at": datetime.now(UTC)}
                     await connection.execute(insert(INSTALLATION).values(row))
+            # A connection stays open from here on: a disk that fills up later cannot keep SQLite from being read.
+            async with database.reading() as connection:
+                store = cls(database, (await connection.execute(select(INSTALLATION.c.id))).scalar_one())
+            await store.clock.sync()
         except BaseException:
             await database.close()
             raise
-        return cls(database, found)
+        return store
+
+    def wakeups(self) -> Wakeups:
+        """Enter it, and `wait(timeout)` returns when a task may have become ready."""
+        return Wakeups(self._database)
 
     async def close(self) -> None:
+        await self._bell.close()
         await self._database.close()
 
     async def __aenter__(self) -> Self:

@@ -7,30 +7,47 @@ from datetime import datetime, timedelta
 
 from sqlalchemy import insert, select, update
 
+from orchestrator.domain.errors import NotPossible
 from orchestrator.store.engine import Database
 from orchestrator.store.events import EventKind, write_event
 from orchestrator.store.ids import new_id
-from orchestrator.store.schema import RUNNERS
+from orchestrator.store.schema import INSTALLATION, RUNNERS
 from orchestrator.store.views import RunnerRow, runner_view
+
+ALIVE_SECONDS = 30.0
+"""After so long without a heartbeat a runner is taken to be gone."""
 
 
 class Runners:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    async def register(self, *, host: str, pid: int, pools: Collection[str], now: datetime) -> RunnerRow:
-        """A runner begins: a new one each time, so that a restarted process never passes for its former self."""
+    async def register(self, *, name: str, host: str, pid: int, pools: Collection[str], now: datetime) -> RunnerRow:
+        """A runner begins: a new one each time, so that a restarted process never passes for its former self.
+
+        Raises NotPossible when a runner of this name is alive. One that merely has not left is taken to have.
+        """
         row = {
             "id": new_id(now),
+            "name": name,
             "host": host,
             "pid": pid,
             "pools": list(pools),
             "started_at": now,
             "heartbeat_at": now,
         }
+        namesake = (RUNNERS.c.name == name) & RUNNERS.c.left_at.is_(None)
         async with self._database.writing() as connection:
+            # One at a time: two would not see each other.
+            await connection.execute(select(INSTALLATION.c.id).with_for_update())
+            alive = namesake & (RUNNERS.c.heartbeat_at >= now - timedelta(seconds=ALIVE_SECONDS))
+            other = (await connection.execute(select(RUNNERS).where(alive))).first()
+            if other is not None:
+                problem = f"a runner {name!r} is at work, process {other.pid} on {other.host}"
+                raise NotPossible("name", problem, "give each its own name, or wait until it is gone")
+            await connection.execute(update(RUNNERS).where(namesake).values(left_at=now))
             made = (await connection.execute(insert(RUNNERS).values(row).returning(RUNNERS))).mappings().one()
-            data = {"host": host, "pid": pid, "pools": list(pools)}
+            data = {"name": name, "host": host, "pid": pid, "pools": list(pools)}
             await write_event(connection, EventKind.RUNNER_JOINED, now=now, runner_id=made["id"], data=data)
             return runner_view(made)
 
@@ -39,6 +56,19 @@ class Runners:
         async with self._database.writing() as connection:
             guarded = update(RUNNERS).where(RUNNERS.c.id == runner_id, RUNNERS.c.left_at.is_(None))
             return (await connection.execute(guarded.values(heartbeat_at=now))).rowcount == 1
+
+    async def drain(self, runner_id: str, *, now: datetime) -> bool:
+        """It takes no more tasks. False: no such runner, or it drains or has left already."""
+        async with self._database.writing() as connection:
+            here = (RUNNERS.c.id == runner_id) & RUNNERS.c.left_at.is_(None) & RUNNERS.c.draining_at.is_(None)
+            if (await connection.execute(update(RUNNERS).where(here).values(draining_at=now))).rowcount != 1:
+                return False
+            await write_event(connection, EventKind.RUNNER_DRAINING, now=now, runner_id=runner_id)
+            return True
+
+    async def serving(self, pool: str, *, now: datetime) -> bool:
+        """Whether a runner that is alive takes tasks of this pool."""
+        return any(pool in row.pools and row.draining_at is None for row in await self.alive(now=now))
 
     async def leave(self, runner_id: str, *, now: datetime) -> bool:
         """A runner ends. False: no such runner, or it has left before."""
@@ -54,7 +84,7 @@ class Runners:
             row = (await connection.execute(select(RUNNERS).where(RUNNERS.c.id == runner_id))).mappings().first()
             return None if row is None else runner_view(row)
 
-    async def alive(self, *, now: datetime, within_seconds: float = 30.0) -> tuple[RunnerRow, ...]:
+    async def alive(self, *, now: datetime, within_seconds: float = ALIVE_SECONDS) -> tuple[RunnerRow, ...]:
         """Those that have not left and whose last heartbeat is at most `within_seconds` old, oldest first."""
         since = now - timedelta(seconds=within_seconds)
         query = select(RUNNERS).where(RUNNERS.c.left_at.is_(None), RUNNERS.c.heartbeat_at >= since)

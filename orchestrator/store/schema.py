@@ -9,11 +9,24 @@ from collections.abc import Iterable
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import JSON, BigInteger, CheckConstraint, ForeignKeyConstraint, Index, Integer, MetaData, Table
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    Boolean,
+    CheckConstraint,
+    ColumnElement,
+    ForeignKeyConstraint,
+    Index,
+    Integer,
+    MetaData,
+    Table,
+    literal_column,
+    text,
+)
 from sqlalchemy.orm import registry
 from sqlmodel import Field, SQLModel
 
-from orchestrator.domain.task import Stage, TaskState
+from orchestrator.domain.task import Delivery, Stage, TaskState
 from orchestrator.domain.vm import VmState
 from orchestrator.store.columns import SafeText, UtcDateTime
 
@@ -41,6 +54,26 @@ OVER = tuple(state for state in TaskState if state.over)
 
 _held, _over = one_of(HELD), one_of(OVER)
 
+# Partial indexes are found only by those who ask in their very words: no bound values here.
+SQL_READY = f"tasks.state = '{TaskState.QUEUED}' AND tasks.admitted_at IS NOT NULL"
+SQL_PENDING = f"tasks.state = '{TaskState.QUEUED}' AND tasks.admitted_at IS NULL"
+SQL_HELD = f"tasks.state IN {_held}"
+SQL_OPEN = f"tasks.state NOT IN {_over}"
+SQL_VM_OPEN = f"vms.state <> '{VmState.DESTROYED}'"
+
+
+def condition(words: str) -> ColumnElement[bool]:
+    """One of the above, to put after WHERE."""
+    return literal_column(f"({words})", Boolean)
+
+
+READY, PENDING, IS_HELD, IS_OPEN, VM_OPEN = map(condition, (SQL_READY, SQL_PENDING, SQL_HELD, SQL_OPEN, SQL_VM_OPEN))
+
+
+def _partial(name: str, *columns: str, where: str, unique: bool = False) -> Index:
+    words = text(where.replace("tasks.", "").replace("vms.", ""))
+    return Index(name, *columns, unique=unique, postgresql_where=words, sqlite_where=words)
+
 
 class _Base(SQLModel, registry=registry(metadata=MetaData(naming_convention=NAMING))):
     """Tables of this database alone: other parts of the program may use SQLModel for theirs."""
@@ -67,6 +100,8 @@ class Runner(_Base, table=True):
     started_at: datetime = Field(sa_type=UtcDateTime)
     heartbeat_at: datetime = Field(sa_type=UtcDateTime)
     left_at: datetime | None = Field(sa_type=UtcDateTime)
+    name: str
+    draining_at: datetime | None = Field(sa_type=UtcDateTime)
 
 
 class Task(_Base, table=True):
@@ -84,7 +119,18 @@ class Task(_Base, table=True):
             name="over",
         ),
         CheckConstraint("attempt >= 0", name="attempt"),
+        CheckConstraint(f"delivery IN {one_of(Delivery)}", name="delivery"),
+        CheckConstraint(f"state IN {_over} OR deadline_at IS NOT NULL", name="deadline"),
         Index("ix_tasks_state_pool_id", "state", "pool", "id"),
+        _partial("ix_tasks_ready", "pool", "priority", "frontend", "id", where=SQL_READY),
+        _partial("ix_tasks_pending", "not_before", where=SQL_PENDING),
+        _partial("ix_tasks_held", "pool", "frontend", where=SQL_HELD),
+        _partial("ix_tasks_held_by", "runner_id", where=SQL_HELD),
+        _partial("ix_tasks_deadline_at", "deadline_at", where=SQL_OPEN),
+        _partial("ix_tasks_pool_finished_at", "pool", "finished_at", where="finished_at IS NOT NULL"),
+        _partial(
+            "ix_tasks_idempotency_key", "frontend", "idempotency_key", where="idempotency_key IS NOT NULL", unique=True
+        ),
     )
 
     id: str = Field(primary_key=True)
@@ -103,6 +149,79 @@ class Task(_Base, table=True):
     submitted_at: datetime = Field(sa_type=UtcDateTime)
     started_at: datetime | None = Field(sa_type=UtcDateTime)
     finished_at: datetime | None = Field(sa_type=UtcDateTime)
+    frontend: str = Field(sa_column_kwargs={"server_default": "local"})
+    priority: int
+    admitted_at: datetime | None = Field(sa_type=UtcDateTime)
+    not_before: datetime | None = Field(sa_type=UtcDateTime)
+    idempotency_key: str | None
+    delivery: str
+    deadline_at: datetime | None = Field(sa_type=UtcDateTime)
+    avoid: Any = Field(sa_type=JSON, nullable=False)
+
+
+class Dependency(_Base, table=True):
+    """`task_id` waits for `on_task_id` to have FINISHED."""
+
+    __tablename__ = "dependencies"
+    __table_args__ = (Index("ix_dependencies_on_task_id", "on_task_id"),)
+
+    task_id: str = Field(primary_key=True, foreign_key="tasks.id")
+    on_task_id: str = Field(primary_key=True, foreign_key="tasks.id")
+
+
+class Queue(_Base, table=True):
+    """What is said of a pool's queue, from its first task on. `turn`: when it was last served, in microseconds since
+    1970, or one more than the time before."""
+
+    __tablename__ = "queues"
+
+    pool: str = Field(primary_key=True)
+    paused_at: datetime | None = Field(sa_type=UtcDateTime)
+    paused_because: str = Field(sa_type=SafeText)
+    blocked_reason: str | None
+    blocked_message: str = Field(sa_type=SafeText)
+    blocked_at: datetime | None = Field(sa_type=UtcDateTime)
+    turn: int = Field(sa_type=BigInteger)
+
+
+class Share(_Base, table=True):
+    """When a frontend was last served by a queue: the queue's turn of that time."""
+
+    __tablename__ = "shares"
+
+    pool: str = Field(primary_key=True)
+    frontend: str = Field(primary_key=True)
+    turn: int = Field(sa_type=BigInteger)
+
+
+class Leader(_Base, table=True):
+    """Who of several acts. `term` grows whenever that changes."""
+
+    __tablename__ = "leaders"
+
+    name: str = Field(primary_key=True)
+    holder: str
+    term: int = Field(sa_type=BigInteger)
+    expires_at: datetime = Field(sa_type=UtcDateTime)
+
+
+class Schedule(_Base, table=True):
+    """A recurring task: by a cron line or by an interval."""
+
+    __tablename__ = "schedules"
+    __table_args__ = (CheckConstraint("(cron IS NULL) <> (interval_seconds IS NULL)", name="rule"),)
+
+    name: str = Field(primary_key=True)
+    spec: Any = Field(sa_type=JSON, nullable=False)
+    frontend: str
+    cron: str | None
+    interval_seconds: float | None
+    time_zone: str
+    catch_up: bool
+    next_at: datetime = Field(sa_type=UtcDateTime)
+    paused_at: datetime | None = Field(sa_type=UtcDateTime)
+    last_task_id: str | None
+    made_at: datetime = Field(sa_type=UtcDateTime)
 
 
 class Vm(_Base, table=True):
@@ -118,7 +237,7 @@ class Vm(_Base, table=True):
         CheckConstraint(
             "(task_id IS NULL AND attempt IS NULL) OR (task_id IS NOT NULL AND attempt IS NOT NULL)", name="attempt"
         ),
-        Index("ix_vms_state", "state"),
+        _partial("ix_vms_open", "pool", where=SQL_VM_OPEN),
         Index("ix_vms_task_id_attempt", "task_id", "attempt"),
     )
 
@@ -137,6 +256,8 @@ class Vm(_Base, table=True):
     deadline_at: datetime | None = Field(sa_type=UtcDateTime)
     destroyed_at: datetime | None = Field(sa_type=UtcDateTime)
     close_proof: str | None = Field(sa_type=SafeText)
+    host_public_key: str | None
+    host: str | None
 
 
 class Attempt(_Base, table=True):
@@ -144,6 +265,7 @@ class Attempt(_Base, table=True):
     __table_args__ = (
         CheckConstraint("number >= 1", name="number"),
         CheckConstraint(f"stage IS NULL OR stage IN {one_of(Stage)}", name="stage"),
+        _partial("ix_attempts_vm_id", "vm_id", where="vm_id IS NOT NULL"),
     )
 
     task_id: str = Field(primary_key=True, foreign_key="tasks.id")
@@ -159,6 +281,8 @@ class Attempt(_Base, table=True):
     environment: Any = Field(sa_type=JSON, nullable=False)
     started_at: datetime = Field(sa_type=UtcDateTime)
     finished_at: datetime | None = Field(sa_type=UtcDateTime)
+    verdict: Any | None = Field(sa_type=JSON(none_as_null=True))
+    host: str | None
 
 
 class Event(_Base, table=True):
@@ -169,6 +293,7 @@ class Event(_Base, table=True):
         ForeignKeyConstraint(["task_id"], ["tasks.id"]),
         ForeignKeyConstraint(["vm_id"], ["vms.id"]),
         Index("ix_events_task_id_number", "task_id", "number"),
+        _partial("ix_events_vm_id", "vm_id", where="vm_id IS NOT NULL"),
         {"sqlite_autoincrement": True},
     )
 
@@ -195,3 +320,8 @@ TASKS = _table("tasks")
 VMS = _table("vms")
 ATTEMPTS = _table("attempts")
 EVENTS = _table("events")
+DEPENDENCIES = _table("dependencies")
+QUEUES = _table("queues")
+SHARES = _table("shares")
+LEADERS = _table("leaders")
+SCHEDULES = _table("schedules")

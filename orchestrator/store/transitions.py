@@ -41,17 +41,22 @@ class Finished:
 
 @dataclass(frozen=True, slots=True)
 class Requeued:
-    """This attempt did not do it; another may. If a cancel was asked for meanwhile, the task is CANCELED instead."""
+    """This attempt did not do it; another may, from `not_before` on (None: at once), until `deadline_at`, and not on
+    the hosts in `avoid`. If a cancel was asked for meanwhile, the task is CANCELED instead."""
 
     lease: Lease
     reason: Reason
-    message: str = ""
+    message: str
+    not_before: datetime | None
+    deadline_at: datetime
+    avoid: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class VmRequest:
     """A VM that is about to be asked for. `lease`: the attempt that it is for, if it is for one.
-    `deadline_at`: until when OpenNebula may take to make it known."""
+    `deadline_at`: until when OpenNebula may take to make it known. `host_key`: fingerprint of the key that it will
+    show, `host_public_key`: its whole public line."""
 
     pool: str
     image_version: str
@@ -59,6 +64,7 @@ class VmRequest:
     deadline_at: datetime
     lease: Lease | None = None
     host_key: str | None = None
+    host_public_key: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

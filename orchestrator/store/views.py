@@ -8,12 +8,18 @@ from typing import Any
 
 from sqlalchemy.engine import RowMapping
 
-from orchestrator.domain.outcome import Outcome, Reason, Usage
+from orchestrator.domain.outcome import Outcome, Reason, Usage, Verdict
 from orchestrator.domain.task import Stage, TaskSpec, TaskState
 from orchestrator.domain.vm import VmState
-from orchestrator.store.encoding import Timings, outcome_from_json, spec_from_json, timings_from_json
+from orchestrator.store.encoding import (
+    Timings,
+    outcome_from_json,
+    spec_from_json,
+    timings_from_json,
+    verdict_from_json,
+)
 
-Row = RowMapping
+Row = RowMapping | dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +34,11 @@ class Lease:
 
 @dataclass(frozen=True, slots=True)
 class TaskRow:
-    """`attempt` is 0 until the first claim. `exit_code`: what `mayfly run` exits with, once known."""
+    """`attempt` is 0 until the first claim. `exit_code`: what `mayfly run` exits with, once known.
+
+    admitted_at: since when nothing but room kept it from being claimed; None: it is not ready. not_before: when it may
+    become so. deadline_at: by when it must have left its state; None once it is over. avoid: hosts that failed it.
+    """
 
     id: str
     spec: TaskSpec
@@ -44,6 +54,13 @@ class TaskRow:
     submitted_at: datetime
     started_at: datetime | None
     finished_at: datetime | None
+    frontend: str
+    priority: int
+    admitted_at: datetime | None
+    not_before: datetime | None
+    idempotency_key: str | None
+    deadline_at: datetime | None
+    avoid: tuple[str, ...]
 
     @property
     def lease(self) -> Lease | None:
@@ -70,7 +87,8 @@ class Beat:
 @dataclass(frozen=True, slots=True)
 class AttemptRow:
     """`artifacts`: name (stdout, stderr, trace, console, outputs) → reference in the artifact store.
-    `environment`: facts of the machine."""
+    `environment`: facts of the machine. `verdict`: what will be said of the task once the machine is gone.
+    `host`: of the hypervisor."""
 
     task_id: str
     number: int
@@ -84,12 +102,15 @@ class AttemptRow:
     environment: dict[str, Any]
     started_at: datetime
     finished_at: datetime | None
+    verdict: Verdict | None
+    host: str | None
 
 
 @dataclass(frozen=True, slots=True)
 class VmRow:
-    """`cloud_id` is None until OpenNebula has answered. `host_key`: fingerprint of the key that we made for it.
-    `deadline_at`: until when it may stay in this state. `close_proof`: how we know that it is gone."""
+    """`cloud_id` is None until OpenNebula has answered. `host_key`: fingerprint of the key that we made for it,
+    `host_public_key`: its whole public line. `host`: of the hypervisor, when known. `deadline_at`: until when it may
+    stay in this state. `close_proof`: how we know that it is gone."""
 
     id: str
     cloud_id: int | None
@@ -106,6 +127,8 @@ class VmRow:
     deadline_at: datetime | None
     destroyed_at: datetime | None
     close_proof: str | None
+    host_public_key: str | None
+    host: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,13 +145,77 @@ class EventRow:
 
 @dataclass(frozen=True, slots=True)
 class RunnerRow:
+    """`draining_at`: since when it takes no more tasks."""
+
     id: str
+    name: str
     host: str
     pid: int
     pools: tuple[str, ...]
     started_at: datetime
     heartbeat_at: datetime
     left_at: datetime | None
+    draining_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class QueueRow:
+    """What is said of a pool's queue. `blocked_reason`, `blocked_message`: why nothing of it can be placed now, as the
+    runner saw it that looked last. `waiting`, `held`: how many of its tasks are QUEUED, or held by a runner."""
+
+    pool: str
+    paused_at: datetime | None
+    paused_because: str
+    blocked_reason: Reason | None
+    blocked_message: str
+    blocked_at: datetime | None
+    waiting: int
+    held: int
+
+
+@dataclass(frozen=True, slots=True)
+class QueuePlace:
+    """What is before a ready task: those of `higher` priority, earlier ones of its own frontend, and how many each
+    other frontend of the same priority has. Each is counted to a bound; `bounded`: one of them was reached."""
+
+    higher: int
+    own_before: int
+    others: tuple[int, ...]
+    bounded: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Throughput:
+    """`ended`: tasks that ran and ended within the window; `mean_seconds`: from their first claim to their end."""
+
+    ended: int
+    window_seconds: float
+    mean_seconds: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class LeaderRow:
+    name: str
+    holder: str
+    term: int
+    expires_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class ScheduleRow:
+    """A recurring task: by a `cron` line in `time_zone`, or every `interval_seconds`. `catch_up`: whether instants that
+    were missed are made up for. `next_at`: the next instant."""
+
+    name: str
+    spec: TaskSpec
+    frontend: str
+    cron: str | None
+    interval_seconds: float | None
+    time_zone: str
+    catch_up: bool
+    next_at: datetime
+    paused_at: datetime | None = None
+    last_task_id: str | None = None
 
 
 def task_view(row: Row) -> TaskRow:
@@ -147,6 +234,13 @@ def task_view(row: Row) -> TaskRow:
         submitted_at=row["submitted_at"],
         started_at=row["started_at"],
         finished_at=row["finished_at"],
+        frontend=row["frontend"],
+        priority=row["priority"],
+        admitted_at=row["admitted_at"],
+        not_before=row["not_before"],
+        idempotency_key=row["idempotency_key"],
+        deadline_at=row["deadline_at"],
+        avoid=tuple(row["avoid"]),
     )
 
 
@@ -164,6 +258,8 @@ def attempt_view(row: Row) -> AttemptRow:
         environment=dict(row["environment"]),
         started_at=row["started_at"],
         finished_at=row["finished_at"],
+        verdict=None if row["verdict"] is None else verdict_from_json(row["verdict"]),
+        host=row["host"],
     )
 
 
@@ -179,3 +275,12 @@ def event_view(row: Row) -> EventRow:
 def runner_view(row: Row) -> RunnerRow:
     fields = {name: row[name] for name in RunnerRow.__dataclass_fields__}
     return RunnerRow(**{**fields, "pools": tuple(row["pools"])})
+
+
+def leader_view(row: Row) -> LeaderRow:
+    return LeaderRow(**{name: row[name] for name in LeaderRow.__dataclass_fields__})
+
+
+def schedule_view(row: Row) -> ScheduleRow:
+    fields = {name: row[name] for name in ScheduleRow.__dataclass_fields__}
+    return ScheduleRow(**{**fields, "spec": spec_from_json(row["spec"])})

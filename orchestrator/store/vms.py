@@ -11,7 +11,7 @@ from orchestrator.domain.vm import LEGAL_MOVES, VmState
 from orchestrator.store.engine import Database
 from orchestrator.store.events import EventKind, write_event
 from orchestrator.store.ids import new_id
-from orchestrator.store.schema import ATTEMPTS, VMS
+from orchestrator.store.schema import ATTEMPTS, VM_OPEN, VMS
 from orchestrator.store.transitions import VmMoved, VmRequest
 from orchestrator.store.views import Row, VmRow, vm_view
 
@@ -37,6 +37,7 @@ class Vms:
             "image_version": request.image_version,
             "state": VmState.REQUESTED,
             "host_key": request.host_key,
+            "host_public_key": request.host_public_key,
             "task_id": None if lease is None else lease.task_id,
             "attempt": None if lease is None else lease.attempt,
             "runner_id": request.runner_id,
@@ -106,7 +107,7 @@ class Vms:
 
     async def open(self) -> tuple[VmRow, ...]:
         """All that are not DESTROYED, oldest first."""
-        return await self._read(select(VMS).where(VMS.c.state != VmState.DESTROYED).order_by(VMS.c.id))
+        return await self._read(select(VMS).where(VM_OPEN).order_by(VMS.c.id))
 
     async def of_task(self, task_id: str) -> tuple[VmRow, ...]:
         """All that a task was ever given, oldest first."""

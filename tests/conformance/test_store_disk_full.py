@@ -19,7 +19,7 @@ exec "$2" -c "$3" "$1" "$4"
 
 FILL = """
 import asyncio, hashlib, json, os, sys
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from orchestrator.artifacts import Artifacts
 from orchestrator.domain.errors import HostDiskFull
@@ -65,13 +65,14 @@ async def main():
             pass
     await tell("results", export(disk / "results"))
     spec = TaskSpec(pool="p", command=("x" * 100_000,))
+    now = datetime.now(UTC)
     async def submit():
         for _ in range(100):
-            await store.tasks.submit(spec, now=datetime.now(UTC))
+            await store.tasks.submit(spec, now=now, deadline_at=now + timedelta(days=1))
     await tell("database", submit())
     before = len(await store.tasks.list(limit=1000))
     (disk / "ballast").unlink()
-    await store.tasks.submit(TaskSpec(pool="p", command=("true",)), now=datetime.now(UTC))
+    await store.tasks.submit(TaskSpec(pool="p", command=("true",)), now=now, deadline_at=now + timedelta(days=1))
     told["works again"] = len(await store.tasks.list(limit=1000)) == before + 1
     await attempt.stdout.write(b" after")
     told["log then"] = artifacts.log("t", 1, "stdout").read().decode()

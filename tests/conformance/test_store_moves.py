@@ -16,7 +16,8 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invar
 
 from orchestrator.domain.outcome import Exited, Reason
 from orchestrator.domain.task import LEGAL_MOVES, Stage, TaskSpec, TaskState
-from orchestrator.store import Finished, Lease, Requeued, StageEntered, Store
+from orchestrator.store import Finished, Lease, StageEntered, Store
+from tests.conformance.queueing import register, retried, submit, take_one
 
 T0 = datetime(2026, 3, 1, tzinfo=UTC)
 LEASE_SECONDS = 30.0
@@ -64,9 +65,7 @@ class Moves(RuleBasedStateMachine):
         self.store = self.run(Store.open(f"sqlite:///{self.home}/mayfly.db"))
         self.now = T0
         self.model: dict[str, Model] = {}
-        self.runners = [
-            self.run(self.store.runners.register(host="h", pid=n, pools=["p"], now=T0)).id for n in range(2)
-        ]
+        self.runners = [self.run(register(self.store, host="h", pid=n, pools=["p"], now=T0)).id for n in range(2)]
         return multiple()
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
@@ -84,7 +83,7 @@ class Moves(RuleBasedStateMachine):
 
     @rule(target=tasks, hold=st.booleans())
     def submit(self, hold: bool) -> str:
-        task = self.run(self.store.tasks.submit(TaskSpec("p", ("x",)), now=self.now, hold=hold))
+        task = self.run(submit(self.store, TaskSpec("p", ("x",)), now=self.now, hold=hold))
         self.model[task.id] = Model(TaskState.NEW if hold else TaskState.QUEUED)
         return task.id
 
@@ -111,7 +110,7 @@ class Moves(RuleBasedStateMachine):
         queued = sorted(task for task, model in self.model.items() if model.state is TaskState.QUEUED)
         expected = next((task for task in queued if only in (None, task)), None)
         claim = self.run(
-            self.store.tasks.claim(self.runners[runner], ["p"], lease_seconds=LEASE_SECONDS, now=self.now, only=only)
+            take_one(self.store, self.runners[runner], ["p"], lease_seconds=LEASE_SECONDS, now=self.now, only=only)
         )
         assert (None if claim is None else claim.task.id) == expected
         if claim is None:
@@ -163,7 +162,7 @@ class Moves(RuleBasedStateMachine):
     def requeue(self, lease: Lease, if_expired: bool) -> None:
         model = self.may_end(lease, if_expired)
         went = self.run(
-            self.store.tasks.requeue(Requeued(lease, Reason.RUNNER_LOST), now=self.now, if_expired=if_expired)
+            self.store.tasks.requeue(retried(lease, Reason.RUNNER_LOST), now=self.now, if_expired=if_expired)
         )
         expected = None if model is None else TaskState.CANCELED if model.cancel else TaskState.QUEUED
         assert went == expected

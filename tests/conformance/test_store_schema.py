@@ -72,7 +72,7 @@ def test_migrations_make_what_the_tables_say(connection: Connection, tmp_path: P
         METADATA.create_all(direct)
         made, meant = shape(connection), shape(direct)
     engine.dispose()
-    assert set(made) == {"attempts", "events", "installation", "runners", "tasks", "vms"}
+    assert set(made) == {table.name for table in METADATA.sorted_tables}
     assert made == meant
 
 
@@ -186,7 +186,8 @@ def test_processes_may_open_a_new_database_at_once(url: str) -> None:
 
 TASK = {
     "id": "'t'", "name": "''", "pool": "'p'", "spec": "'{}'", "state": "'QUEUED'", "message": "''", "attempt": "0",
-    "submitted_at": "'2026-01-01'",
+    "submitted_at": "'2026-01-01'", "priority": "0", "delivery": "'at_least_once'", "avoid": "'[]'",
+    "deadline_at": "'2026-01-02'",
 }  # fmt: skip
 HELD = {"state": "'RUNNING'", "runner_id": "'r'", "lease_expires_at": "'2026-01-01'"}
 VM = {
@@ -241,7 +242,10 @@ async def test_the_database_itself_refuses_what_cannot_be(
     try:
         async with database.writing() as connection:
             await connection.execute(
-                text("INSERT INTO runners VALUES ('r', 'h', 1, '[]', '2026-01-01', '2026-01-01', NULL)")
+                text(
+                    "INSERT INTO runners (id, name, host, pid, pools, started_at, heartbeat_at) "
+                    "VALUES ('r', 'r', 'h', 1, '[]', '2026-01-01', '2026-01-01')"
+                )
             )
             await _insert(connection, "tasks", TASK | {"id": "'t0'"})
         if fits:

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from datetime import UTC, datetime, timedelta
-from pathlib import Path
-
 import pytest
 
 from orchestrator.domain.outcome import Reason
 from orchestrator.domain.task import TaskSpec, TaskState
 from orchestrator.domain.vm import LEGAL_MOVES, VmState
-from orchestrator.store import Finished, Lease, Requeued, Store, VmMoved, VmRequest, VmRow
+from orchestrator.store import Finished, Lease, Store, VmMoved, VmRequest, VmRow
+from tests.conformance.queueing import T0, at, register, retried, submit, take_one
 
-T0 = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
 WAY = {
     VmState.REQUESTED: [],
     VmState.BOOTING: [VmState.BOOTING],
@@ -24,21 +20,11 @@ WAY = {
 }
 
 
-def at(seconds: float) -> datetime:
-    return T0 + timedelta(seconds=seconds)
-
-
-@pytest.fixture
-async def store(tmp_path: Path) -> AsyncIterator[Store]:
-    async with await Store.open(f"sqlite:///{tmp_path / 'mayfly.db'}") as opened:
-        yield opened
-
-
 @pytest.fixture
 async def lease(store: Store) -> Lease:
-    me = await store.runners.register(host="here", pid=1, pools=["small"], now=T0)
-    await store.tasks.submit(TaskSpec("small", ("true",)), now=T0)
-    claim = await store.tasks.claim(me.id, ["small"], lease_seconds=30, now=T0)
+    me = await register(store, host="here", pid=1, pools=["small"], now=T0)
+    await submit(store, TaskSpec("small", ("true",)), now=T0)
+    claim = await take_one(store, me.id, ["small"], lease_seconds=30, now=T0)
     assert claim is not None
     return claim.lease
 
@@ -80,6 +66,8 @@ async def test_the_intent_is_written_before_opennebula_is_asked(store: Store, le
         deadline_at=at(60),
         destroyed_at=None,
         close_proof=None,
+        host_public_key=None,
+        host=None,
     )
     assert await store.vms.get(vm.id) == vm
     attempt = await store.attempts.get(lease.task_id, 1)
@@ -91,8 +79,8 @@ async def test_an_attempt_has_one_vm_and_none_when_it_is_over(store: Store, leas
     request = VmRequest("small", "1", lease.runner_id, at(60), lease)
     assert await store.vms.request(request, now=at(2)) is None
     assert await store.vms.list() == (vm,)
-    await store.tasks.requeue(Requeued(lease, Reason.INTERNAL), now=at(3))
-    again = await store.tasks.claim(lease.runner_id, ["small"], lease_seconds=30, now=at(4))
+    await store.tasks.requeue(retried(lease, Reason.INTERNAL), now=at(3))
+    again = await take_one(store, lease.runner_id, ["small"], lease_seconds=30, now=at(4))
     assert again is not None
     assert await store.vms.request(request, now=at(5)) is None
     await store.tasks.finish(Finished(again.lease, TaskState.FAILED), now=at(6))
@@ -153,8 +141,8 @@ async def test_legal_moves_are_made_and_all_others_change_nothing(store: Store, 
         vm = await store.vms.request(VmRequest("small", "1", lease.runner_id, at(60)), now=at(1))
         assert vm is not None
         if VmState.IN_USE in (source, target):  # an attempt has one VM, so each of these needs its own
-            task = await store.tasks.submit(TaskSpec("small", ("true",)), now=T0)
-            claim = await store.tasks.claim(lease.runner_id, ["small"], lease_seconds=30, now=T0, only=task.id)
+            task = await submit(store, TaskSpec("small", ("true",)), now=T0)
+            claim = await take_one(store, lease.runner_id, ["small"], lease_seconds=30, now=T0, only=task.id)
             assert claim is not None
             vm = await requested(store, claim.lease)
         await moved(store, vm, source, lease.runner_id)
@@ -171,7 +159,7 @@ async def test_legal_moves_are_made_and_all_others_change_nothing(store: Store, 
 
 async def test_another_runner_moves_nothing_and_upkeep_does(store: Store, lease: Lease) -> None:
     vm = await requested(store, lease)
-    other = await store.runners.register(host="there", pid=2, pools=[], now=T0)
+    other = await register(store, host="there", pid=2, pools=[], now=T0)
     assert not await store.vms.move(to(vm, VmState.BOOTING, other.id), now=at(2))
     assert not await store.vms.move(to(vm, VmState.BOOTING, ""), now=at(2))
     assert await store.vms.move(to(vm, VmState.DESTROYING, None), now=at(3))

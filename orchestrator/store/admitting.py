@@ -1,0 +1,57 @@
+"""Tasks whose time has come, or that have nothing to wait for any more, become ready; others never will."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from sqlalchemy import literal, or_, select, update
+
+from orchestrator.domain.outcome import PLATFORM_EXIT, Reason
+from orchestrator.domain.task import TaskState
+from orchestrator.store.events import EventKind, write_events
+from orchestrator.store.guards import Room, is_due
+from orchestrator.store.schema import DEPENDENCIES, PENDING, TASKS
+
+_LOST = (TaskState.FAILED.value, TaskState.CANCELED.value)
+
+_NEVER = "a task that it depends on did not finish"
+
+
+class Admitting(Room):
+    async def admit(self, *, now: datetime, limit: int = 500) -> tuple[str, ...]:
+        """Let in what is due; end what depends on a task that will never have FINISHED, which ends what depends on that
+        in the next round. The ids of all that were moved."""
+        other = TASKS.alias("other")
+        lost = (
+            select(literal(1))
+            .select_from(DEPENDENCIES.join(other, other.c.id == DEPENDENCIES.c.on_task_id))
+            .where(DEPENDENCIES.c.task_id == TASKS.c.id, other.c.state.in_(_LOST))
+            .correlate(TASKS)
+            .exists()
+        )
+        # Another that admits at the same time passes these by.
+        due = select(TASKS.c.id, lost.label("lost")).where(PENDING, or_(is_due(now), lost)).limit(limit)
+        async with self._database.writing() as connection:
+            found = (await connection.execute(due.with_for_update(of=TASKS, skip_locked=True))).all()
+            ready = [row.id for row in found if not row.lost]
+            never = [row.id for row in found if row.lost]
+            if ready:
+                admitted = update(TASKS).where(TASKS.c.id.in_(ready), PENDING).values(admitted_at=now)
+                await connection.execute(admitted)
+            if never:
+                values = {
+                    "state": TaskState.FAILED,
+                    "reason": Reason.DEPENDENCY_FAILED,
+                    "message": _NEVER,
+                    "exit_code": PLATFORM_EXIT,
+                    "finished_at": now,
+                    "deadline_at": None,
+                }
+                await connection.execute(update(TASKS).where(TASKS.c.id.in_(never), PENDING).values(values))
+            data = {"reason": Reason.DEPENDENCY_FAILED, "message": _NEVER}
+            await write_events(connection, EventKind.TASK_ADMITTED, [{"task_id": each} for each in ready], now=now)
+            ended = [{"task_id": each, "data": data} for each in never]
+            await write_events(connection, EventKind.TASK_FAILED, ended, now=now)
+        if ready:
+            self._bell.ring()
+        return (*ready, *never)

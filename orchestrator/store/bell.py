@@ -1,0 +1,102 @@
+"""Word to runners that a task may have become ready: NOTIFY on PostgreSQL; nothing on SQLite, where they look often.
+
+The word is given after the commit, in a transaction of its own: one that notifies holds a lock of the whole server
+while it is flushed to disk, and submitters would take turns. Word that is lost costs a runner a wait for its next look.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+import psycopg
+from sqlalchemy import text
+from sqlalchemy.engine import URL
+
+from orchestrator.domain.errors import MayflyError
+from orchestrator.store.engine import Database
+
+CHANNEL = "mayfly_ready"
+LOOK_SECONDS = 0.2
+"""How often one looks where nobody gives word."""
+AGAIN_SECONDS = 1.0
+
+_log = logging.getLogger(__name__)
+
+
+class Bell:
+    """Rung by those who make tasks ready. What is rung while word goes out goes out as one."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._rung = False
+        self._ringing: asyncio.Task[None] | None = None
+
+    def ring(self) -> None:
+        if not self._database.is_postgresql:
+            return
+        self._rung = True
+        if self._ringing is None or self._ringing.done():
+            self._ringing = asyncio.create_task(self._ring(), name="bell")
+
+    async def _ring(self) -> None:
+        while self._rung:
+            self._rung = False
+            try:
+                async with self._database.writing() as connection:
+                    await connection.execute(text(f"NOTIFY {CHANNEL}"))
+            except MayflyError as trouble:
+                _log.info("runners could not be told of a task: %s", trouble)
+
+    async def close(self) -> None:
+        """Wait for the word that is going out."""
+        if self._ringing is not None:
+            await asyncio.gather(self._ringing, return_exceptions=True)
+
+
+class Wakeups:
+    """`async with store.wakeups() as wakeups: … await wakeups.wait(timeout)`"""
+
+    def __init__(self, database: Database) -> None:
+        self._url: URL | None = database.url if database.is_postgresql else None
+        self._woken = asyncio.Event()
+        self._listening: asyncio.Task[None] | None = None
+
+    async def wait(self, timeout: float) -> None:  # noqa: ASYNC109  as `asyncio.wait` has it
+        """Return when a task may have become ready since the last call returned, or after `timeout` seconds."""
+        try:
+            async with asyncio.timeout(timeout if self._url else min(timeout, LOOK_SECONDS)):
+                await self._woken.wait()
+        except TimeoutError:
+            pass
+        self._woken.clear()
+
+    async def __aenter__(self) -> Wakeups:
+        if self._url is not None:
+            self._listening = asyncio.create_task(self._listen(self._url), name="wake-ups")
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        if self._listening is not None:
+            self._listening.cancel()
+            await asyncio.gather(self._listening, return_exceptions=True)
+
+    async def _listen(self, url: URL) -> None:
+        """For ever, over whatever becomes of the server."""
+        conninfo = psycopg.conninfo.make_conninfo(**_parameters(url))
+        while True:
+            try:
+                async with await psycopg.AsyncConnection.connect(conninfo, autocommit=True) as connection:
+                    await connection.execute(f"LISTEN {CHANNEL}")
+                    self._woken.set()  # for what came while nobody listened
+                    async for _ in connection.notifies():
+                        self._woken.set()
+            except (psycopg.Error, OSError) as trouble:
+                _log.info("nobody can wake us for a while: %s", trouble)
+            await asyncio.sleep(AGAIN_SECONDS)
+
+
+def _parameters(url: URL) -> dict[str, str]:
+    """What libpq calls the parts of the URL."""
+    translated = url.translate_connect_args(username="user", database="dbname")
+    return {name: str(value) for name, value in {**url.query, **translated}.items()}

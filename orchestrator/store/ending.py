@@ -1,0 +1,180 @@
+"""Tasks end, or go back to their queue."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import and_, case, literal, null, update
+
+from orchestrator.domain.outcome import CANCELED_EXIT, PLATFORM_EXIT, Reason
+from orchestrator.domain.task import TaskState
+from orchestrator.store.attempts import end_attempt
+from orchestrator.store.events import EventKind, write_event, write_lease_event
+from orchestrator.store.guards import LET_GO, Room, applied, before, held_by
+from orchestrator.store.schema import OVER, TASKS
+from orchestrator.store.search import find_task
+from orchestrator.store.transitions import Finished, Requeued
+from orchestrator.store.views import TaskRow, task_view
+
+_ENDS = {
+    TaskState.FINISHED: EventKind.TASK_FINISHED,
+    TaskState.FAILED: EventKind.TASK_FAILED,
+    TaskState.CANCELED: EventKind.TASK_CANCELED,
+}
+_OVER = {"deadline_at": None, "admitted_at": None}
+
+
+class Ending(Room):
+    async def reject(self, task_id: str, reason: Reason, message: str, *, now: datetime) -> bool:
+        """QUEUED → FAILED, before any attempt: it can never run. False: it is not QUEUED."""
+        async with self._database.writing() as connection:
+            guarded = update(TASKS).where(TASKS.c.id == task_id, TASKS.c.state == TaskState.QUEUED)
+            values = {
+                **_OVER,
+                "state": TaskState.FAILED,
+                "reason": reason,
+                "message": message,
+                "exit_code": PLATFORM_EXIT,
+                "finished_at": now,
+            }
+            if not await applied(connection, guarded.values(values)):
+                return False
+            data = {"reason": reason, "message": message}
+            await write_event(connection, EventKind.TASK_FAILED, now=now, task_id=task_id, data=data)
+            return True
+
+    async def finish(self, finished: Finished, *, now: datetime, if_expired: bool = False) -> bool:
+        """The task is over. False: stale. `if_expired`: upkeep writes it for a runner that let its lease run out;
+        False then too if the runner is back."""
+        lease = finished.lease
+        guard = and_(held_by(lease), TASKS.c.state.in_(before(finished.state)))
+        values = {
+            **LET_GO,
+            **_OVER,
+            "state": finished.state,
+            "reason": finished.reason,
+            "message": finished.message,
+            "exit_code": finished.exit_code,
+            "finished_at": now,
+        }
+        if if_expired:
+            guard = and_(guard, TASKS.c.lease_expires_at <= now)
+        async with self._database.writing() as connection:
+            if not await applied(connection, update(TASKS).where(guard).values(values)):
+                return False
+            await end_attempt(connection, lease, now=now)
+            data = {"reason": finished.reason, "message": finished.message, "exit_code": finished.exit_code}
+            await write_lease_event(connection, _ENDS[finished.state], lease, now=now, data=data)
+            return True
+
+    async def requeue(self, requeued: Requeued, *, now: datetime, if_expired: bool = False) -> TaskState | None:
+        """Back to QUEUED, or to CANCELED if that was asked for meanwhile: the state it went to. None: stale.
+        `if_expired` as in `finish`. What may be tried again at once is ready at once; upkeep admits the rest."""
+        lease = requeued.lease
+        guard = held_by(lease)
+        if if_expired:
+            guard = and_(guard, TASKS.c.lease_expires_at <= now)
+        unwanted = TASKS.c.cancel_requested_at.is_not(None)
+        wait = requeued.not_before is not None and requeued.not_before > now
+        instant = TASKS.c.finished_at.type
+        ready = null() if wait else literal(now, instant)
+        went = (
+            update(TASKS)
+            .where(guard)
+            .values(
+                **LET_GO,
+                state=case((unwanted, TaskState.CANCELED.value), else_=TaskState.QUEUED.value),
+                reason=case((unwanted, Reason.CANCELED.value), else_=requeued.reason.value),
+                message=requeued.message,
+                exit_code=case((unwanted, CANCELED_EXIT), else_=null()),
+                finished_at=case((unwanted, literal(now, instant)), else_=null()),
+                admitted_at=case((unwanted, null()), else_=ready),
+                not_before=requeued.not_before,
+                deadline_at=case((unwanted, null()), else_=literal(requeued.deadline_at, instant)),
+                avoid=list(requeued.avoid),
+            )
+            .returning(TASKS.c.state)
+        )
+        async with self._database.writing() as connection:
+            row = (await connection.execute(went)).first()
+            if row is None:
+                return None
+            state = TaskState(row.state)
+            kind = EventKind.TASK_REQUEUED if state is TaskState.QUEUED else EventKind.TASK_CANCELED
+            await end_attempt(connection, lease, now=now)
+            data = {"reason": requeued.reason, "message": requeued.message}
+            await write_lease_event(connection, kind, lease, now=now, data=data)
+        if not wait:
+            self._bell.ring()
+        return state
+
+    async def request_cancel(self, task_id: str, *, now: datetime) -> TaskRow:
+        """Ask for the end of a task. One that no runner holds is CANCELED at once; a runner sees the flag with its
+        next heartbeat. Asking again, or too late, changes nothing. The task as it is then.
+
+        Raises NotFound.
+        """
+        waits = TASKS.c.state.in_((TaskState.NEW, TaskState.QUEUED))
+        asked = (
+            update(TASKS)
+            .where(TASKS.c.id == task_id, TASKS.c.state.not_in(OVER), TASKS.c.cancel_requested_at.is_(None))
+            .values(
+                cancel_requested_at=now,
+                state=case((waits, TaskState.CANCELED.value), else_=TASKS.c.state),
+                reason=case((waits, Reason.CANCELED.value), else_=TASKS.c.reason),
+                message=case((waits, "canceled before it started"), else_=TASKS.c.message),
+                exit_code=case((waits, CANCELED_EXIT), else_=null()),
+                finished_at=case((waits, literal(now, TASKS.c.finished_at.type)), else_=null()),
+                deadline_at=case((waits, null()), else_=TASKS.c.deadline_at),
+                admitted_at=case((waits, null()), else_=TASKS.c.admitted_at),
+            )
+            .returning(TASKS)
+        )
+        async with self._database.writing() as connection:
+            row = (await connection.execute(asked)).mappings().first()
+            if row is None:
+                return task_view(await find_task(connection, task_id))
+            task = task_view(row)
+            over = task.state is TaskState.CANCELED
+            kind = EventKind.TASK_CANCELED if over else EventKind.TASK_CANCEL_REQUESTED
+            await write_event(connection, kind, now=now, task_id=task_id, attempt=task.attempt or None)
+            return task
+
+    async def end_overdue(self, row: TaskRow, message: str, *, now: datetime) -> bool:
+        """The deadline of the task, as it was read, has passed: FAILED, or CANCELED if it was never released. False:
+        it has moved on since. A runner that holds it hears so with its next heartbeat."""
+        state = TaskState.CANCELED if row.state is TaskState.NEW else TaskState.FAILED
+        values: dict[str, Any] = {
+            **LET_GO,
+            **_OVER,
+            "state": state,
+            "reason": Reason.DEADLINE_PASSED,
+            "message": message,
+            "exit_code": PLATFORM_EXIT,
+            "finished_at": now,
+        }
+        guard = and_(
+            TASKS.c.id == row.id,
+            TASKS.c.state == row.state,
+            TASKS.c.attempt == row.attempt,
+            TASKS.c.runner_id.is_(None) if row.runner_id is None else TASKS.c.runner_id == row.runner_id,
+            TASKS.c.deadline_at == row.deadline_at,
+            TASKS.c.deadline_at <= now,
+        )
+        async with self._database.writing() as connection:
+            if not await applied(connection, update(TASKS).where(guard).values(values)):
+                return False
+            if row.lease is not None:
+                await end_attempt(connection, row.lease, now=now)
+            data = {"reason": Reason.DEADLINE_PASSED, "message": message, "exit_code": PLATFORM_EXIT}
+            await write_event(
+                connection,
+                _ENDS[state],
+                now=now,
+                task_id=row.id,
+                attempt=row.attempt or None,
+                runner_id=row.runner_id,
+                data=data,
+            )
+            return True

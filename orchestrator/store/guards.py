@@ -1,0 +1,75 @@
+"""What the writes to tasks have in common: their guards, and the rows that they leave."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from datetime import datetime
+
+from sqlalchemy import ColumnElement, Executable, Update, and_, exists, literal, or_, select
+from sqlalchemy.dialects.postgresql import insert as insert_on_postgresql
+from sqlalchemy.dialects.sqlite import insert as insert_on_sqlite
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from orchestrator.domain.task import LEGAL_MOVES, TaskState
+from orchestrator.store.bell import Bell
+from orchestrator.store.engine import Database
+from orchestrator.store.schema import DEPENDENCIES, IS_HELD, QUEUES, TASKS
+from orchestrator.store.views import Lease, TaskRow, task_view
+
+LET_GO = {"stage": None, "runner_id": None, "lease_expires_at": None}
+
+
+class Room:
+    """One room of `Tasks`: what it asks of the database."""
+
+    def __init__(self, database: Database, bell: Bell) -> None:
+        self._database = database
+        self._bell = bell
+
+    async def _read(self, query: Executable) -> tuple[TaskRow, ...]:
+        async with self._database.reading() as connection:
+            rows = (await connection.execute(query)).mappings()
+            return tuple(task_view(row) for row in rows)
+
+
+def before(state: TaskState) -> tuple[TaskState, ...]:
+    """The states from which `state` may be entered."""
+    return tuple(source for source in TaskState if state in LEGAL_MOVES[source])
+
+
+def held_by(lease: Lease) -> ColumnElement[bool]:
+    """The guard of every write of a runner."""
+    return and_(
+        TASKS.c.id == lease.task_id,
+        IS_HELD,
+        TASKS.c.attempt == lease.attempt,
+        TASKS.c.runner_id == lease.runner_id,
+    )
+
+
+def unfinished() -> ColumnElement[bool]:
+    """Of a task: there is one that it depends on and that has not FINISHED."""
+    other = TASKS.alias("other")
+    return exists(
+        select(literal(1))
+        .select_from(DEPENDENCIES.join(other, other.c.id == DEPENDENCIES.c.on_task_id))
+        .where(DEPENDENCIES.c.task_id == TASKS.c.id, other.c.state != TaskState.FINISHED.value)
+        .correlate(TASKS)
+    )
+
+
+def is_due(now: datetime) -> ColumnElement[bool]:
+    """Of a task: its time has come, and all that it depends on has FINISHED."""
+    return and_(or_(TASKS.c.not_before.is_(None), TASKS.c.not_before <= now), ~unfinished())
+
+
+async def applied(connection: AsyncConnection, guarded: Update) -> bool:
+    result = await connection.execute(guarded)
+    return result.rowcount == 1
+
+
+async def add_queues(connection: AsyncConnection, pools: Collection[str]) -> None:
+    """A row for each of these pools that has none."""
+    rows = [{"pool": pool, "paused_because": "", "blocked_message": "", "turn": 0} for pool in sorted(pools)]
+    made = insert_on_postgresql if connection.dialect.name == "postgresql" else insert_on_sqlite
+    await connection.execute(made(QUEUES).on_conflict_do_nothing(index_elements=[QUEUES.c.pool]), rows)

@@ -1,0 +1,58 @@
+"""Tasks that are over for long enough are forgotten."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from datetime import datetime
+
+from sqlalchemy import ColumnElement, and_, delete, literal, or_, select
+
+from orchestrator.store.guards import Room
+from orchestrator.store.schema import ATTEMPTS, DEPENDENCIES, EVENTS, IS_OPEN, OVER, TASKS, VM_OPEN, VMS
+
+
+def _unneeded() -> ColumnElement[bool]:
+    """Of a task that is over: its machines are gone, and nobody waits for it."""
+    machine = select(literal(1)).where(VMS.c.task_id == TASKS.c.id, VM_OPEN).correlate(TASKS).exists()
+    other = TASKS.alias("other")
+    waits = (
+        select(literal(1))
+        .select_from(DEPENDENCIES.join(other, other.c.id == DEPENDENCIES.c.task_id))
+        .where(DEPENDENCIES.c.on_task_id == TASKS.c.id, other.c.state.not_in(OVER))
+        .correlate(TASKS)
+        .exists()
+    )
+    return and_(~IS_OPEN, ~machine, ~waits)
+
+
+class Pruning(Room):
+    async def prunable(
+        self, before_by_pool: Mapping[str, datetime], default_before: datetime, *, limit: int = 500
+    ) -> tuple[str, ...]:
+        """Tasks that have been over since before this instant of their pool, or before `default_before` in others. One
+        whose machine is not gone, or that another waits for, is kept."""
+        each: list[ColumnElement[bool]] = [
+            and_(TASKS.c.pool == pool, TASKS.c.finished_at < instant) for pool, instant in before_by_pool.items()
+        ]
+        rest = and_(TASKS.c.pool.not_in(tuple(before_by_pool)), TASKS.c.finished_at < default_before)
+        old = select(TASKS.c.id).where(TASKS.c.finished_at.is_not(None), or_(*each, rest), _unneeded())
+        async with self._database.reading() as connection:
+            return tuple((await connection.execute(old.limit(limit))).scalars())
+
+    async def delete(self, ids: Collection[str]) -> int:
+        """Forget these tasks, with their attempts, machines and events; their artifacts must be gone before. How many
+        were forgotten: those that are not over, or needed, stay."""
+        async with self._database.writing() as connection:
+            found = select(TASKS.c.id).where(TASKS.c.id.in_(tuple(ids)), _unneeded()).with_for_update(of=TASKS)
+            gone = tuple((await connection.execute(found)).scalars())
+            if not gone:
+                return 0
+            machines = select(VMS.c.id).where(VMS.c.task_id.in_(gone))
+            await connection.execute(delete(EVENTS).where(EVENTS.c.task_id.in_(gone)))
+            await connection.execute(delete(EVENTS).where(EVENTS.c.vm_id.in_(machines)))
+            await connection.execute(delete(ATTEMPTS).where(ATTEMPTS.c.task_id.in_(gone)))
+            await connection.execute(delete(VMS).where(VMS.c.task_id.in_(gone)))
+            of_them = or_(DEPENDENCIES.c.task_id.in_(gone), DEPENDENCIES.c.on_task_id.in_(gone))
+            await connection.execute(delete(DEPENDENCIES).where(of_them))
+            await connection.execute(delete(TASKS).where(TASKS.c.id.in_(gone)))
+            return len(gone)

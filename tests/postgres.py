@@ -1,0 +1,153 @@
+"""A PostgreSQL server of our own, from Debian's package, for as long as a block lasts; on a unix socket only.
+
+`python -m tests.postgres FOLDER` runs one until it is interrupted, and prints its URL.
+"""
+
+from __future__ import annotations
+
+import os
+import pwd
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from urllib.parse import quote
+
+DEBIAN = Path("/usr/lib/postgresql")
+ACCOUNT = "postgres"
+SECONDS = 60.0
+FAST = ("fsync=off", "synchronous_commit=off", "full_page_writes=off")
+
+
+def binaries() -> Path | None:
+    """The folder of the newest server there is; None: there is none."""
+    found = sorted(DEBIAN.glob("*/bin/initdb"), key=lambda path: float(path.parts[-3]))
+    return found[-1].parent if found else None
+
+
+class Postgres:
+    """One server. It may be stopped (at once, as by a power cut, with `kill`) and started again, by who tests that."""
+
+    def __init__(self, folder: Path, *, durable: bool) -> None:
+        found = binaries()
+        if found is None:
+            raise RuntimeError(f"no PostgreSQL server below {DEBIAN}: install the package postgresql")
+        self._bin = found
+        self._data = folder / "data"
+        self._log = folder / "log"
+        # The name of a socket has at most 107 bytes, and a test's folder may have a long name.
+        self._socket = Path(tempfile.mkdtemp(prefix="mayfly-pg-", dir="/tmp"))
+        self._settings = () if durable else FAST
+        self._process: subprocess.Popen[bytes] | None = None
+        # The server refuses to run as root.
+        self._account = ACCOUNT if os.geteuid() == 0 else pwd.getpwuid(os.geteuid()).pw_name
+        self._as = {"user": ACCOUNT, "group": ACCOUNT, "extra_groups": []} if os.geteuid() == 0 else {}
+        self._data.mkdir(parents=True)
+        self._log.touch()
+        if self._as:
+            for path in (self._data, self._log, self._socket):
+                shutil.chown(path, ACCOUNT, ACCOUNT)
+            _open_way_to(self._data)
+        self._run(
+            "initdb", "-D", str(self._data), "-U", "mayfly", "-A", "trust", "-E", "UTF8", "--locale=C.UTF-8", "-N"
+        )
+
+    def url(self, database: str = "postgres") -> str:
+        return f"postgresql://mayfly@/{database}?host={quote(str(self._socket), safe='')}"
+
+    def start(self) -> None:
+        """Raises RuntimeError when it does not answer."""
+        settings = ("listen_addresses=", f"unix_socket_directories={self._socket}", "max_connections=200")
+        options = [word for setting in (*settings, *self._settings) for word in ("-c", setting)]
+        with self._log.open("ab") as log:
+            self._process = subprocess.Popen(
+                [self._bin / "postgres", "-D", self._data, *options],
+                cwd="/",
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                **self._as,
+            )
+        deadline = time.monotonic() + SECONDS
+        while self._ask("pg_isready", "-q").returncode:
+            if self._process.poll() is not None or time.monotonic() > deadline:
+                raise RuntimeError(f"PostgreSQL does not start: {self._log.read_text()[-2000:]}")
+            time.sleep(0.05)
+
+    def stop(self) -> None:
+        """In good order, whoever is connected."""
+        self._end(signal.SIGINT)
+
+    def kill(self) -> None:
+        """At once, with nothing put in order; the next start recovers."""
+        self._end(signal.SIGQUIT)
+
+    def create(self, database: str) -> str:
+        """An empty database; its URL."""
+        done = self._ask("createdb", database)
+        if done.returncode:
+            raise RuntimeError(done.stderr.decode())
+        return self.url(database)
+
+    def drop(self, database: str) -> None:
+        self._ask("dropdb", "--force", "--if-exists", database)
+
+    def remove(self) -> None:
+        """Stop it, and leave nothing of it."""
+        self.stop()
+        shutil.rmtree(self._data, ignore_errors=True)
+        shutil.rmtree(self._socket, ignore_errors=True)
+
+    def _end(self, number: signal.Signals) -> None:
+        if self._process is not None:
+            self._process.send_signal(number)
+            self._process.wait(timeout=SECONDS)
+            self._process = None
+
+    def _ask(self, program: str, *words: str) -> subprocess.CompletedProcess[bytes]:
+        command = [self._bin / program, "-h", self._socket, "-U", "mayfly", *words]
+        return subprocess.run(command, capture_output=True, timeout=SECONDS, check=False)
+
+    def _run(self, program: str, *words: str) -> None:
+        done = subprocess.run(
+            [self._bin / program, *words], cwd="/", capture_output=True, timeout=SECONDS, check=False, **self._as
+        )
+        if done.returncode:
+            raise RuntimeError(f"{program}: {done.stderr.decode()}")
+
+
+@contextmanager
+def running_server(folder: Path, *, durable: bool = False) -> Iterator[Postgres]:
+    """`durable`: what is acknowledged survives a power cut, as in production; otherwise it is fast."""
+    server = Postgres(folder, durable=durable)
+    try:
+        server.start()
+        yield server
+    finally:
+        server.remove()
+
+
+@contextmanager
+def running_postgres(folder: Path, *, durable: bool = False) -> Iterator[str]:
+    """The URL of an empty database on a server of its own."""
+    with running_server(folder, durable=durable) as server:
+        yield server.create("mayfly")
+
+
+def _open_way_to(folder: Path) -> None:
+    """Let the server's account through the folders above, which may be ours alone."""
+    for above in folder.parents:
+        mode = above.stat().st_mode
+        if not mode & 0o001 and above.owner() == "root":
+            above.chmod(mode | 0o001)
+
+
+if __name__ == "__main__":
+    with running_postgres(Path(sys.argv[1]), durable=True) as address:
+        print(address, flush=True)
+        signal.sigwait({signal.SIGINT, signal.SIGTERM})
