@@ -8,18 +8,19 @@ from __future__ import annotations
 import asyncio
 import fcntl
 import ipaddress
+import logging
 import math
 import os
 import time
 import urllib.parse
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Collection, Iterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.artifacts import Artifacts
-from orchestrator.domain.errors import CloudUnreachable, NotPossible
+from orchestrator.domain.errors import CloudUnreachable, MayflyError, NotFound, NotPossible
 from orchestrator.domain.pool import Pool
 from orchestrator.settings import MIN_LEASE_SECONDS, Settings
 from orchestrator.store import Store
@@ -34,9 +35,14 @@ if TYPE_CHECKING:
 
 CONSOLE_TAIL_BYTES = 16 * 1024
 CLOUD_START_SECONDS = 30.0
+INVENTORY_SECONDS = 10.0
+"""How soon a runner follows a change of the inventory."""
+
 SSH_PORT = 22
 QEMU_GATEWAY = "10.0.2.2"
 """The host, as a machine in QEMU's user networking names it."""
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,26 +137,72 @@ async def open_cloud(settings: Settings, *, start: bool = False) -> AsyncIterato
 
 
 @asynccontextmanager
-async def open_tools(house: House, *, start_cloud: bool = False, serves: bool = True) -> AsyncIterator[Tools]:
-    """A runner's tools, the runner being registered for as long as they are open. `serves` false: it will take one task
-    of its own and nothing else, so nobody should count on it."""
+async def open_tools(
+    house: House,
+    *,
+    start_cloud: bool = False,
+    serves: bool = True,
+    name: str | None = None,
+    pools: Collection[str] | None = None,
+) -> AsyncIterator[Tools]:
+    """A runner's tools, the runner being registered for as long as they are open.
+
+    serves: False: it will take one task of its own and nothing else, so nobody should count on it. name: the runner's,
+    HOST-PID unless given. pools: the names of those that it serves; None: all of the inventory.
+    Raises NotFound for a pool that there is not, NotPossible when a living runner has the name.
+    """
+    from orchestrator.runner.beside import beside
     from orchestrator.runner.loop import registered
     from orchestrator.runner.tools import Tools
 
-    pools = await load_pools(house.settings)
+    served = _chosen(await load_pools(house.settings), pools)
     async with AsyncExitStack() as opened:
         cloud = await opened.enter_async_context(open_cloud(house.settings, start=start_cloud))
-        runner_id = await opened.enter_async_context(registered(house.store, tuple(pools) if serves else ()))
+        us = registered(house.store, tuple(served) if serves else (), name=name)
+        runner_id = await opened.enter_async_context(us)
+        if serves:
+            reread = _reread_pools(house.settings, served, pools)
+            await opened.enter_async_context(beside(reread, "read the inventory again"))
         yield Tools(
             runner_id=runner_id,
             store=house.store,
             artifacts=house.artifacts,
             cloud=cloud,
-            pools=pools,
+            pools=served,
             client_key=client_key(house.settings),
             console=console_reader(house.settings),
             forbidden=_forbidden(cloud.client.endpoint),
+            lease_seconds=house.settings.lease_seconds,
         )
+
+
+async def _reread_pools(settings: Settings, served: dict[str, Pool], names: Collection[str] | None) -> None:
+    """Renew `served` in place when the inventory changes. One that cannot be read changes nothing."""
+    told = ""
+    while True:
+        await asyncio.sleep(INVENTORY_SECONDS)
+        try:
+            found = await load_pools(settings)
+        except (MayflyError, OSError) as problem:
+            if str(problem) != told:
+                _log.warning("the inventory is left as it was read before: %s", problem)
+            told = str(problem)
+            continue
+        told = ""
+        now = {name: pool for name, pool in found.items() if names is None or name in names}
+        if now != served:
+            _log.info("the inventory has changed; pools: %s", ", ".join(now))
+            served.clear()
+            served.update(now)
+
+
+def _chosen(pools: Mapping[str, Pool], names: Collection[str] | None) -> dict[str, Pool]:
+    if names is None:
+        return dict(pools)
+    for name in names:
+        if name not in pools:
+            raise NotFound("pool", f"no pool {name!r}; there are {', '.join(sorted(pools))}", "see mayfly pool list")
+    return {name: pools[name] for name in names}
 
 
 @asynccontextmanager

@@ -1,26 +1,28 @@
-"""What an attempt tells the world as it goes: its stage, its machine, its end. Each is one guarded write."""
+"""What an attempt tells the world as it goes: its stage, its machine, its end. Each is one guarded write.
+
+A write that the database would not take is asked again until it answers; one whose acknowledgement was lost is looked
+for in the row before it passes for stale.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine
-from datetime import UTC, datetime
+from collections.abc import Callable, Coroutine, Mapping
+from datetime import datetime, timedelta
 from typing import Any, TypeVar
 
-from sqlalchemy.exc import SQLAlchemyError
-
 from orchestrator import log
-from orchestrator.artifacts import AttemptLogs
-from orchestrator.domain.errors import MayflyError, PlatformError
-from orchestrator.domain.outcome import Verdict
-from orchestrator.domain.task import Stage
+from orchestrator.artifacts import AttemptLogs, WhenFull
+from orchestrator.domain.errors import NotFound, PlatformError
+from orchestrator.domain.outcome import Outcome, Reason, Usage, Verdict, stopped
+from orchestrator.domain.task import Stage, TaskState
 from orchestrator.runner.lease import Hold, LeaseLost
+from orchestrator.runner.patience import TROUBLE, persist
 from orchestrator.runner.tools import Tools
-from orchestrator.store import Claim, Finished, StageEntered, Store
+from orchestrator.store import Claim, Finished, Requeued, StageEntered, TaskRow
 
-FINISH_AGAIN_SECONDS = 1.0
-"""How soon a verdict is written again that the database would not take."""
+_STAGES = tuple(Stage)
 
 _log = logging.getLogger(__name__)
 _T = TypeVar("_T")
@@ -30,38 +32,65 @@ Transfer = Callable[[str, int, int], None]
 
 
 class Progress:
-    """One attempt's voice. `transfer` hears of copied bytes (a progress bar); nothing is decided by it."""
+    """One attempt's voice. `pool` is what it began with, whatever becomes of the inventory; `stage`, where it is.
+    `transfer` hears of copied bytes (a progress bar); nothing is decided by it."""
 
     logs: AttemptLogs
     """There once `open_logs` has been called."""
 
-    def __init__(self, store: Store, claimed: Claim, hold: Hold, transfer: Transfer | None = None) -> None:
+    def __init__(self, tools: Tools, claimed: Claim, hold: Hold, transfer: Transfer | None = None) -> None:
+        self.task = claimed.task
         self.lease = claimed.lease
+        self.pool = tools.pools[claimed.task.spec.pool]
+        self.stage = claimed.task.stage
+        self.placed = self.stage is not None
+        """OpenNebula knows of the machine."""
         self.hold = hold
         self.transfer: Transfer = transfer or (lambda direction, done, total: None)
-        self._store = store
-        self._pool = claimed.task.spec.pool
-        self._stage: Stage | None = None
+        self._tools = tools
+        self._store = tools.store
 
     @property
     def cancel_requested(self) -> bool:
         return self.hold.canceled.is_set()
 
-    async def open_logs(self, tools: Tools) -> None:
-        """Make room for what the attempt will write. Raises HostDiskFull, OSError."""
-        limit = tools.pools[self._pool].max_log_bytes
+    @property
+    def started(self) -> bool:
+        """A process may have started."""
+        return self.stage is not None and _STAGES.index(self.stage) >= _STAGES.index(Stage.EXECUTING)
+
+    @property
+    def ends_at(self) -> datetime:
+        """When the attempt must be over."""
+        return self.task.deadline_at or self.now() + timedelta(
+            seconds=self.pool.attempt_seconds(self.task.spec.limits.timeout_seconds)
+        )
+
+    def now(self) -> datetime:
+        return self._store.clock.now()
+
+    async def open_logs(self) -> None:
+        """Make room for what the attempt writes. A full disk is waited for, while the process goes on, half as long as
+        staging may take; a canceled task waits for none. Raises HostDiskFull, OSError."""
         self.logs = await asyncio.to_thread(
-            tools.artifacts.attempt, self.lease.task_id, self.lease.attempt, limit_bytes=limit
+            self._tools.artifacts.attempt,
+            self.lease.task_id,
+            self.lease.attempt,
+            limit_bytes=self.pool.max_log_bytes,
+            when_full=WhenFull(self.pool.staging_timeout_seconds / 2, self.note, self.hold.canceled),
         )
 
     async def enter(self, stage: Stage) -> None:
-        """The attempt is at `stage` now. Raises LeaseLost when it is not ours any more."""
-        if stage is self._stage:
+        """The attempt is at `stage` now, or was before. Raises LeaseLost when it is not ours any more."""
+        if self.stage is not None and _STAGES.index(stage) <= _STAGES.index(self.stage):
             return
         _log.info("stage %s", stage)
-        if not await self._store.tasks.enter_stage(StageEntered(self.lease, stage), now=datetime.now(UTC)):
-            raise LeaseLost
-        self._stage = stage
+        entered = StageEntered(self.lease, stage)
+        if not await persist(lambda: self._store.tasks.enter_stage(entered, now=self.now()), f"stage {stage}"):
+            row = await self._row()
+            if row is None or row.lease != self.lease or row.stage is not stage:
+                raise LeaseLost
+        self.stage = stage
 
     async def during(self, stage: Stage, work: Coroutine[Any, Any, _T]) -> _T:
         """`work`, as the stage: given up when the task is canceled or lost."""
@@ -84,6 +113,20 @@ class Progress:
         with log.bound(stage=stage):
             return await self.hold.while_held(work, cancelable=cancelable)
 
+    async def record_environment(self, facts: Mapping[str, Any]) -> None:
+        """Facts of the machine, for people: what is lost of them is no reason for anything."""
+        await persist(lambda: self._store.attempts.record_environment(self.lease, facts), "facts of the machine")
+
+    async def record_outcome(self, outcome: Outcome, usage: Usage) -> None:
+        await persist(lambda: self._store.attempts.record_outcome(self.lease, outcome, usage), "the outcome")
+
+    async def record_host(self, host: str) -> None:
+        await persist(lambda: self._store.attempts.record_host(self.lease, host), "the host")
+
+    async def record_verdict(self, verdict: Verdict) -> None:
+        """What we shall say once the machine is gone: should we not live to say it, upkeep will."""
+        await persist(lambda: self._store.attempts.record_verdict(self.lease, verdict), "the verdict")
+
     async def keep_evidence(self, failure: PlatformError) -> None:
         """What the failure left behind (a console log), beside the attempt's other logs; none when the disk is full."""
         if failure.evidence:
@@ -98,20 +141,57 @@ class Progress:
         task_id, attempt, runner_id = self.lease.task_id, self.lease.attempt, self.lease.runner_id
         try:
             await self._store.events.append(
-                message, now=datetime.now(UTC), task_id=task_id, attempt=attempt, runner_id=runner_id
+                message, now=self.now(), task_id=task_id, attempt=attempt, runner_id=runner_id
             )
-        except (MayflyError, SQLAlchemyError, OSError) as trouble:
+        except TROUBLE as trouble:
             _log.warning("that could not be written down: %s", trouble)
 
-    async def finish(self, verdict: Verdict) -> Verdict | None:
-        """Write the verdict, again and again while the database will not take it; None when the task is not ours."""
-        _log.info("verdict %s %s", verdict.state, verdict.message)
-        while not self.hold.lost.is_set():
+    async def asked_to_cancel(self) -> bool:
+        """Whether somebody wants the cancel by now, read from the row; False too when that cannot be told."""
+        if not self.cancel_requested:
             try:
-                written = await self._store.tasks.finish(Finished.by(self.lease, verdict), now=datetime.now(UTC))
-            except (MayflyError, SQLAlchemyError, OSError) as trouble:
-                _log.warning("the verdict could not be written yet: %s", trouble)
-                await asyncio.sleep(FINISH_AGAIN_SECONDS)
-            else:
-                return verdict if written else None
-        return None
+                async with asyncio.timeout(1):
+                    row = await self._store.tasks.get(self.lease.task_id)
+            except (*TROUBLE, TimeoutError):
+                return False
+            if row.lease == self.lease and row.cancel_requested_at is not None:
+                self.hold.canceled.set()
+        return self.cancel_requested
+
+    async def finish(self, verdict: Verdict) -> Verdict | None:
+        """Write the verdict; None when the task is not ours to judge."""
+        _log.info("verdict %s %s", verdict.state, verdict.message)
+        finished = Finished.by(self.lease, verdict)
+        if await persist(lambda: self._store.tasks.finish(finished, now=self.now()), "the verdict"):
+            return verdict
+        row = await self._row()
+        ours = row and (row.attempt, row.state, row.message) == (self.lease.attempt, verdict.state, verdict.message)
+        return verdict if ours else None
+
+    async def requeue(
+        self, reason: Reason, message: str, *, after_seconds: float, deadline_at: datetime, avoid: str = ""
+    ) -> Verdict | None:
+        """Back to the queue, to be tried again in so many seconds, not on the host `avoid`. The verdict when the task
+        was canceled meanwhile, and that is its end."""
+        requeued = Requeued(
+            self.lease,
+            reason,
+            message,
+            not_before=self.now() + timedelta(seconds=after_seconds) if after_seconds else None,
+            deadline_at=deadline_at,
+            avoid=tuple(dict.fromkeys((*self.task.avoid, *([avoid] if avoid else [])))),
+        )
+        _log.warning("to be tried again in %.1f s: %s", after_seconds, message)
+        state = await persist(lambda: self._store.tasks.requeue(requeued, now=self.now()), "back to the queue")
+        return stopped(None) if state is TaskState.CANCELED else None
+
+    async def let_go(self) -> None:
+        """Somebody else may go on with the attempt, or end it, from now on."""
+        _log.info("let go")
+        await persist(lambda: self._store.tasks.let_go(self.lease, now=self.now()), "letting go")
+
+    async def _row(self) -> TaskRow | None:
+        try:
+            return await persist(lambda: self._store.tasks.get(self.lease.task_id), "reading the task")
+        except NotFound:
+            return None

@@ -10,6 +10,7 @@ from orchestrator.artifacts import Artifacts
 from orchestrator.domain.pool import Pool
 from orchestrator.guest.keys import KeyPair
 from orchestrator.opennebula import Cloud
+from orchestrator.settings import LEASE_SECONDS
 from orchestrator.store import Store
 
 
@@ -22,7 +23,8 @@ class Console(Protocol):
 @dataclass(frozen=True, slots=True)
 class Tools:
     """`client_key` is what every VM lets in as root; `console` reads a machine's serial console.
-    `forbidden`: TCP addresses and ports (the cloud's endpoint) that answer here and that no machine may reach."""
+    `pools`: those served, as the inventory has them now. `forbidden`: TCP addresses and ports (the cloud's endpoint)
+    that answer here and that no machine may reach. `lease_seconds`: for how long we may be silent."""
 
     runner_id: str
     store: Store
@@ -32,3 +34,4 @@ class Tools:
     client_key: KeyPair
     console: Console
     forbidden: tuple[tuple[str, int], ...] = ()
+    lease_seconds: float = LEASE_SECONDS

@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 
 from orchestrator.decide.entrypoint import argv_of
 from orchestrator.decide.outputs import match
-from orchestrator.domain.errors import PlatformError, Unreachable
+from orchestrator.domain.errors import ConnectionLost, PlatformError, StagingFailed, Unreachable
 from orchestrator.domain.outcome import Exited, Lost, Outcome
 from orchestrator.domain.pool import Pool
 from orchestrator.domain.task import TaskSpec
@@ -17,6 +17,7 @@ from orchestrator.guest import (
     Guest,
     Launch,
     OutputKind,
+    Started,
     require,
     require_sealed,
 )
@@ -24,46 +25,60 @@ from orchestrator.guest import connect as connect_guest
 from orchestrator.runner.machine import Machine, ready
 from orchestrator.runner.progress import Progress
 from orchestrator.runner.tools import Tools
-from orchestrator.store import TaskRow
+from orchestrator.store import Lease
 from orchestrator.trace.command import traced
 
 CANCELED_OUTPUTS_SECONDS = 30.0
 """How long the outputs of a canceled task may take to come out."""
 
-RECONNECT_SECONDS = 30.0
-"""How long a connection that dropped may take to come back."""
+RECONNECT_SECONDS = 120.0
+"""How long a connection that dropped, or that another runner had, may take to come back. A VM that is gone OpenNebula
+tells of sooner; one that its network has lost may come back."""
 
 
-async def connect(machine: Machine, address: str, tools: Tools) -> Guest:
+async def connect(machine: Machine, tools: Tools, progress: Progress) -> Guest:
     """An SSH connection to the machine, which shows the host key that we made; else its console log is kept."""
     try:
-        guest = await connect_guest(
-            address,
-            machine.pool.ssh_port,
-            host_key=machine.host_key,
-            client_key=tools.client_key.private,
-            deadline=machine.pool.boot_timeout_seconds,
-            vm_gone=machine.gone,
-            reconnect_seconds=RECONNECT_SECONDS,
-        )
+        guest = await _reach(machine, tools, progress, progress.pool.boot_timeout_seconds)
     except Unreachable as failure:
         console = await tools.console(machine.cloud_id)
         raise Unreachable(str(failure), evidence=console or failure.evidence) from failure
-    await ready(machine, tools, address)
+    await ready(machine, tools, progress)
     return guest
 
 
-async def prepare(guest: Guest, tools: Tools, progress: Progress) -> None:
+async def reconnect(machine: Machine, tools: Tools, progress: Progress) -> Guest:
+    """The connection to a machine that another runner had. It must show the same host key. Raises ConnectionLost."""
+    if not machine.host_key or not machine.address:
+        raise ConnectionLost(f"where VM {machine.cloud_id} answers, and with which key, was not written down")
+    try:
+        return await _reach(machine, tools, progress, RECONNECT_SECONDS)
+    except Unreachable as failure:
+        raise ConnectionLost(f"the machine of the runner before us: {failure}", evidence=failure.evidence) from failure
+
+
+async def _reach(machine: Machine, tools: Tools, progress: Progress, seconds: float) -> Guest:
+    return await connect_guest(
+        machine.address,
+        progress.pool.ssh_port,
+        host_key=machine.host_key,
+        client_key=tools.client_key.private,
+        deadline=seconds,
+        vm_gone=machine.gone,
+        reconnect_seconds=RECONNECT_SECONDS,
+    )
+
+
+async def prepare(guest: Guest, progress: Progress) -> None:
     """Check that the machine has what a task needs, and keep its facts."""
     facts = await guest.facts()
-    await tools.store.attempts.record_environment(
-        progress.lease,
+    await progress.record_environment(
         {
             "kernel": facts.kernel,
             "memory_bytes": facts.memory_bytes,
             "disk_free_bytes": facts.disk_free_bytes,
             "boot_seconds": facts.uptime_seconds,
-        },
+        }
     )
     require(facts)
 
@@ -71,35 +86,50 @@ async def prepare(guest: Guest, tools: Tools, progress: Progress) -> None:
 async def seal(guest: Guest, tools: Tools, progress: Progress) -> None:
     """See from inside that nothing can be reached, before any input goes in."""
     probes = await guest.probe_seal(extra=tools.forbidden)
-    await tools.store.attempts.record_environment(
-        progress.lease,
-        {"seal": [{"target": p.target, "reached": p.reached, "detail": p.detail} for p in probes]},
+    await progress.record_environment(
+        {"seal": [{"target": p.target, "reached": p.reached, "detail": p.detail} for p in probes]}
     )
     require_sealed(probes)
 
 
-async def stage_in(guest: Guest, task: TaskRow, tools: Tools, progress: Progress) -> None:
-    """Copy the inputs into /task/in."""
-    entries = await asyncio.to_thread(tools.artifacts.entries, task.spec.inputs)
-    await guest.stage_in(entries, lambda done, total: progress.transfer("in", done, total))
+async def stage_in(guest: Guest, tools: Tools, progress: Progress) -> None:
+    """Copy the inputs into /task/in. Raises StagingFailed, also when that takes longer than the pool allows."""
+    entries = await asyncio.to_thread(tools.artifacts.entries, progress.task.spec.inputs)
+    async with _within(progress.pool.staging_timeout_seconds, "the inputs did not go in"):
+        await guest.stage_in(entries, lambda done, total: progress.transfer("in", done, total))
 
 
-async def execute(guest: Guest, machine: Machine, task: TaskRow, tools: Tools, progress: Progress) -> Outcome:
+async def execute(guest: Guest, progress: Progress) -> Outcome:
     """Start the process, follow it to its end, stop it when it is canceled. How it ended is recorded at once."""
-    await guest.start(launch_of(task.spec, machine.pool))
+    await guest.start(launch_of(progress.task.spec, progress.pool, progress.lease))
+    return await _follow(guest, progress)
+
+
+async def take_up(guest: Guest, progress: Progress) -> Outcome:
+    """Go on following a process that another runner started; start it if that one died before it did."""
+    launch = launch_of(progress.task.spec, progress.pool, progress.lease)
+    match await guest.resume(launch):
+        case Started.NEVER:
+            await guest.start(launch)
+        case Started.RUNNING | Started.ENDED | Started.GONE:
+            pass
+    return await _follow(guest, progress)
+
+
+async def _follow(guest: Guest, progress: Progress) -> Outcome:
     logs = progress.logs
-    async with _on_cancel(progress, lambda: guest.stop(machine.pool.kill_grace_seconds)):
+    async with _on_cancel(progress, lambda: guest.stop(progress.pool.kill_grace_seconds)):
         outcome, usage = await guest.follow(logs.stdout, logs.stderr, logs.trace)
-    await tools.store.attempts.record_outcome(progress.lease, outcome, usage)
+    await progress.record_outcome(outcome, usage)
     if guest.cut:
-        await tools.store.attempts.record_environment(progress.lease, {"cut": list(guest.cut)})
+        await progress.record_environment({"cut": list(guest.cut)})
     for name, stream in (("stdout", logs.stdout), ("stderr", logs.stderr), ("trace", logs.trace)):
         if name in guest.cut:
             await stream.mark_cut()
     return outcome
 
 
-async def stage_out(guest: Guest, task: TaskRow, outcome: Outcome, tools: Tools, progress: Progress) -> tuple[str, ...]:
+async def stage_out(guest: Guest, outcome: Outcome, progress: Progress) -> tuple[str, ...]:
     """Copy out what the patterns match, and a manifest of it. Returns a line for each pattern that matched nothing.
 
     Of a process that did not end well, or was canceled, what can be had is taken: these outputs are evidence, and what
@@ -112,42 +142,46 @@ async def stage_out(guest: Guest, task: TaskRow, outcome: Outcome, tools: Tools,
         limit.reschedule(asyncio.get_running_loop().time() + CANCELED_OUTPUTS_SECONDS)
 
     try:
-        async with asyncio.timeout(None) as limit, _on_cancel(progress, hurry):
-            return await _take_outputs(guest, task, tools, progress, whole=outcome == Exited(0))
-    except (PlatformError, TimeoutError) as failure:
+        seconds = progress.pool.staging_timeout_seconds
+        async with _within(seconds, "the outputs did not come out") as limit, _on_cancel(progress, hurry):
+            return await _take_outputs(guest, progress)
+    except PlatformError as failure:
         if outcome == Exited(0) and not progress.cancel_requested:
             raise
-        why = str(failure) or f"not within {CANCELED_OUTPUTS_SECONDS:g} s of the cancel"
+        why = str(failure)
+        if progress.cancel_requested and limit.expired():
+            why = f"not within {CANCELED_OUTPUTS_SECONDS:g} s of the cancel"
         await progress.note(f"not all of the outputs were taken: {why}")
         return ()
 
 
-async def _take_outputs(
-    guest: Guest, task: TaskRow, tools: Tools, progress: Progress, *, whole: bool
-) -> tuple[str, ...]:
-    """`whole`: all that is wanted must be takeable; else what is not is left behind, with a note."""
-    pool = tools.pools[task.spec.pool]
+async def _take_outputs(guest: Guest, progress: Progress) -> tuple[str, ...]:
     # nobody asked for outputs: then what is there, however much or odd, is no reason for anything
-    found = {entry.path: entry for entry in await guest.list_outputs()} if task.spec.outputs else {}
-    matched = match(
-        task.spec.outputs, [path for path, entry in found.items() if entry.kind is not OutputKind.DIRECTORY]
-    )
-    wanted = [found[path] for path in matched.paths]
-    if not whole and (refused := [entry for entry in wanted if entry.kind is not OutputKind.FILE]):
-        await progress.note(f"not regular files, and not taken: {', '.join(repr(entry.path) for entry in refused)}")
-        wanted = [entry for entry in wanted if entry.kind is OutputKind.FILE]
+    wanted = progress.task.spec.outputs
+    found = {entry.path: entry for entry in await guest.list_outputs()} if wanted else {}
+    matched = match(wanted, [path for path, entry in found.items() if entry.kind is not OutputKind.DIRECTORY])
     async with progress.logs.outputs() as sink:
         await guest.stage_out(
-            wanted,
+            [found[path] for path in matched.paths],
             sink,
-            limit_bytes=pool.max_output_bytes,
+            limit_bytes=progress.pool.max_output_bytes,
             progress=lambda done, total: progress.transfer("out", done, total),
         )
     return matched.complaints
 
 
-def launch_of(spec: TaskSpec, pool: Pool) -> Launch:
-    """The process as the guest starts it: the task's limits where it has any, else the pool's."""
+@asynccontextmanager
+async def _within(seconds: float, what: str) -> AsyncIterator[asyncio.Timeout]:
+    try:
+        async with asyncio.timeout(seconds) as limit:
+            yield limit
+    except TimeoutError as error:
+        raise StagingFailed(f"{what} within {seconds:g} s") from error
+
+
+def launch_of(spec: TaskSpec, pool: Pool, lease: Lease) -> Launch:
+    """The process as the guest starts it: the task's limits where it has any, else the pool's. Its token says which
+    attempt it is, so that whoever adopts the attempt knows it again."""
     limits = spec.limits
     return Launch(
         argv=argv_of(spec),
@@ -158,6 +192,7 @@ def launch_of(spec: TaskSpec, pool: Pool) -> Launch:
         trace=traced(spec.trace, output=TRACE_PATH),
         kill_grace_seconds=pool.kill_grace_seconds,
         max_log_bytes=pool.max_log_bytes,
+        token=f"{lease.task_id}.{lease.attempt}",
     )
 
 

@@ -1,0 +1,128 @@
+"""What can be placed now, by OpenNebula's word; and word to people of what cannot."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import Counter
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+
+from orchestrator.decide.admission import Capacity, Room, room_for
+from orchestrator.domain.errors import CloudError
+from orchestrator.domain.outcome import Reason
+from orchestrator.runner.tools import Tools
+
+TICK_SECONDS = 1.0
+"""OpenNebula is asked at most so often."""
+
+IDLE_SECONDS = 10.0
+"""How old its answer may be when there was room for all, and nothing was claimed since."""
+
+ANSWER_SECONDS = 2.0
+"""How long it is waited for: a runner has other things to do than to claim."""
+
+TELL_AGAIN_SECONDS = 10.0
+"""Another runner may have written otherwise, and be gone."""
+
+_log = logging.getLogger(__name__)
+
+
+class Placing:
+    """One runner's view of the room there is, read from OpenNebula and the database, less what it took since."""
+
+    def __init__(self, tools: Tools) -> None:
+        self._tools = tools
+        self._asking: asyncio.Task[Capacity] | None = None
+        self._read_at: float | None = None
+        self._good_for = 0.0
+        self._answer: Capacity | None = None
+        self._capacity: Capacity | None = None
+        """The answer, less what was claimed since. None: OpenNebula does not say."""
+        self._no_cloud = ""
+        self._open: Counter[str] = Counter()
+        self._told: dict[str, tuple[Reason | None, str, float]] = {}
+
+    @asynccontextmanager
+    async def open(self) -> AsyncIterator[Placing]:
+        """Around its use: nothing that was asked is left behind."""
+        try:
+            yield self
+        finally:
+            if self._asking is not None:
+                self._asking.cancel()
+                await asyncio.gather(self._asking, return_exceptions=True)
+
+    async def room(self, under_way: Mapping[str, int] | None = None) -> dict[str, int]:
+        """How many more VMs of each pool can be placed; pools without room are left out, and their queues say why.
+
+        under_way: VMs by pool that this runner is about to ask for, and that OpenNebula may not count yet.
+        Raises what the database does.
+        """
+        now = asyncio.get_running_loop().time()
+        if self._read_at is None or now - self._read_at >= self._good_for:
+            await self._read(under_way or {})
+            self._read_at, self._good_for = now, IDLE_SECONDS
+        rooms = {name: self._room(name) for name in self._tools.pools}
+        if any(room.count <= 0 for room in rooms.values()):
+            self._good_for = TICK_SECONDS
+        for name, room in rooms.items():
+            await self._tell(name, room, now)
+        return {name: room.count for name, room in rooms.items() if room.count > 0}
+
+    def took(self, pool: str) -> None:
+        """A task of the pool was claimed: there is room for one less."""
+        self._open[pool] += 1
+        self._good_for = TICK_SECONDS
+        if self._capacity is not None and pool in self._tools.pools:
+            self._capacity = self._capacity.less(self._tools.pools[pool], 1)
+
+    def gave_back(self) -> None:
+        """A machine of ours is gone: there may be more room than was read."""
+        self._read_at = None
+
+    async def _read(self, under_way: Mapping[str, int]) -> None:
+        self._open = Counter(vm.pool for vm in await self._tools.store.vms.open())
+        try:
+            capacity = await self._ask()
+        except (CloudError, TimeoutError) as trouble:
+            if not self._no_cloud:
+                _log.warning("OpenNebula does not say what it has room for, and nothing is claimed: %s", trouble)
+            self._answer = self._capacity = None
+            self._no_cloud = f"OpenNebula does not answer: {trouble}"
+            return
+        if self._no_cloud:
+            _log.info("OpenNebula answers again")
+        if capacity is self._answer and self._capacity is not None:
+            return  # an answer of a while ago, from which we have taken what we claimed since
+        self._answer = self._capacity = capacity
+        self._no_cloud = ""
+        for pool, count in under_way.items():
+            if pool in self._tools.pools:
+                self._capacity = self._capacity.less(self._tools.pools[pool], count)
+
+    async def _ask(self) -> Capacity:
+        """Raises TimeoutError when the answer takes too long; it is looked for the next time."""
+        self._asking = self._asking or asyncio.create_task(self._tools.cloud.capacity(), name="capacity")
+        done, _ = await asyncio.wait([self._asking], timeout=ANSWER_SECONDS)
+        if not done:
+            raise TimeoutError(f"no word for {ANSWER_SECONDS:g} s and more")
+        asked, self._asking = self._asking, None
+        return asked.result()
+
+    def _room(self, pool: str) -> Room:
+        if self._capacity is None:
+            return Room(0, Reason.NO_CAPACITY, self._no_cloud)
+        return room_for(self._tools.pools[pool], self._capacity, open_vms=self._open[pool])
+
+    async def _tell(self, pool: str, room: Room, now: float) -> None:
+        reason = None if room.count > 0 else room.reason or Reason.NO_CAPACITY
+        was = self._told.get(pool)
+        if was and was[:2] == (reason, room.message) and now - was[2] < TELL_AGAIN_SECONDS:
+            return
+        queues = self._tools.store.queues
+        if reason is None:
+            await queues.unblock(pool)
+        else:
+            await queues.block(pool, reason, room.message, now=self._tools.store.clock.now())
+        self._told[pool] = (reason, room.message, now)
