@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import difflib
 import logging
+import time
 from collections.abc import Callable
 from types import TracebackType
 
@@ -228,7 +229,10 @@ class Cloud:
 
     async def vm(self, vm_id: int) -> CloudVm:
         """One VM, also when it is DONE. Raises CloudMissing for an id that never was."""
-        return CloudVm.read(await self.client.ask("vm.info", vm_id))
+        began = time.monotonic()
+        vm = CloudVm.read(await self.client.ask("vm.info", vm_id))
+        self._watch.note(Sight.of(vm), began)
+        return vm
 
     async def vms(self, installation: str | None = None, *, done: bool = False) -> list[CloudVm]:
         """The account's own VMs, in one call, newest first: those tagged with this MAYFLY_INSTALLATION, or all.

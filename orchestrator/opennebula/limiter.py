@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 
 
 class Limiter:
@@ -21,12 +20,12 @@ class Limiter:
             raise ValueError("a limit is a rate above 0 and a burst of 1 or more")
         self._gap = 1 / rate
         self._slack = (burst - 1) * self._gap
-        self._due = 0.0
-        """When, by the monotonic clock, the last turn given is paid for."""
+        self._due = float("-inf")
+        """When, by the event loop's clock, the last turn given is paid for."""
 
     async def turn(self, *, urgent: bool = False) -> None:
         """Return when it is our turn: at once if `urgent`, and those behind wait that much longer."""
-        now = time.monotonic()
+        now = asyncio.get_running_loop().time()
         self._due = max(self._due + self._gap, now - self._slack)
         if urgent or self._due <= now:
             return

@@ -27,7 +27,7 @@ _SECONDS_PER_URGENT = 0.01
 _SHARE = 4.0
 """The pool call takes at most one part in so many and one of the time."""
 _BACK_OFF_SECONDS = 5.0
-_KEPT_SECONDS = 3.0
+_KEPT_SECONDS = 2.0
 """For how long a sight is kept of which the waiter has left: the next one (to end the VM, say) begins with it."""
 
 
@@ -118,6 +118,11 @@ class Watch:
                     self._left[vm_id] = waiter.latest
             self._nudge.set()
 
+    def note(self, sight: Sight, began: float) -> None:
+        """A VM was asked for alone, `began` then (monotonic clock): a sight that is kept of it is out of date."""
+        if sight.id in self._left:
+            self._left[sight.id] = Seen(began, sight)
+
     def close(self) -> None:
         """Look no more: whoever still waits will learn nothing new."""
         if self._looking is not None:
@@ -170,7 +175,7 @@ class Watch:
     async def _look(self, asked: list[int]) -> None:
         body = await self._client.raw("vmpool.infoset", ",".join(map(str, sorted(asked))), False, urgent=True)
         try:
-            found = read_pool(body)
+            found = await asyncio.to_thread(read_pool, body)
         except ValueError as error:
             raise CloudError(f"one.vmpool.infoset answered with what cannot be read: {error}") from error
         for vm_id in found.keys() & self._waiters.keys():

@@ -273,6 +273,22 @@ async def test_a_quota_is_told(server, cloud):
     assert caught.value.reason is Reason.QUOTA
 
 
+async def test_a_locked_template_names_the_command_that_unlocks_it(server, cloud):
+    locked = version(0, "d", 1, "promoted").replace("<REGTIME>", "<LOCK><LOCKED>1</LOCKED></LOCK><REGTIME>")
+    server.answers["one.template.instantiate"].append(recorded(168))
+    server.answers["one.template.info"].append([True, locked, 0])
+    with pytest.raises(CloudLocked, match=r"Not authorized to perform USE TEMPLATE.*onetemplate unlock 0"):
+        await cloud.instantiate(0, REQUEST)
+
+
+async def test_a_template_that_may_not_be_used_is_not_said_to_be_locked(server, cloud):
+    server.answers["one.template.instantiate"].append(recorded(168))
+    server.answers["one.template.info"].append([True, version(0, "d", 1, "promoted"), 0])
+    with pytest.raises(CloudDenied, match="Not authorized to perform USE TEMPLATE") as caught:
+        await cloud.instantiate(0, REQUEST)
+    assert type(caught.value) is CloudDenied
+
+
 # ── waiting for it ──────────────────────────────────────────────────────────────────────────────────────────────────
 
 
