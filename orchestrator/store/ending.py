@@ -78,7 +78,7 @@ class Ending(Room):
         unwanted = TASKS.c.cancel_requested_at.is_not(None)
         wait = requeued.not_before is not None and requeued.not_before > now
         instant = TASKS.c.finished_at.type
-        ready = null() if wait else literal(now, instant)
+        ready = literal(None if wait else now, instant)
         went = (
             update(TASKS)
             .where(guard)
