@@ -13,9 +13,8 @@ How it was measured, and how far it carries
   wait, as the runner does) with at most 20 jobs under way, jobs that do nothing. Rates are tasks per second; medians
   over the rounds, in which the systems take turns; so other work on this machine falls on all alike, but it does fall
   on them.
-- The same server for all: Debian's PostgreSQL, fsync and synchronous_commit on, unix socket, no tuning but
-  shared_buffers and max_wal_size. Client and server share this machine's CPUs, so these are figures of CPU cost as
-  much as of the disk.
+- The same server for all: Debian's PostgreSQL as it comes, fsync and synchronous_commit on, a unix socket. Client and
+  server share this machine's CPUs, so these are figures of CPU cost as much as of the disk.
 - Depth: so many tasks wait in the queue, put there by bulk INSERT (procrastinate's and ours with their events;
   PgQueuer's with its log); then VACUUM, ANALYZE and CHECKPOINT, for all. SQLite gets no ANALYZE, as nobody would run
   one there.

@@ -17,11 +17,11 @@ import psycopg
 
 from bench.queue.measures import Effort, PickUp, Rates, measure_pick_up, measure_rates, median_rates
 from bench.queue.report import LIMITS, print_flatness, print_pick_ups, print_rates
-from bench.queue.server import running_postgres
 from bench.queue.system import System
 from bench.queue.with_mayfly import Mayfly
 from bench.queue.with_pgqueuer import PgQueuerSystem
 from bench.queue.with_procrastinate import Procrastinate
+from tests.postgres import Postgres, running_server
 
 SYSTEMS = ("mayfly", "procrastinate", "pgqueuer", "sqlite")
 OURS = "Mayfly, PostgreSQL"
@@ -39,18 +39,17 @@ def main(words: list[str]) -> None:
     options = parser.parse_args(words)
     with tempfile.TemporaryDirectory(prefix="mayfly-queue-") as scratch:
         folder = Path(scratch)
-        folder.chmod(0o711)  # the server's user must get to its own folder below
-        with running_postgres(folder / "postgres") as socket_folder:
-            asyncio.run(_all(folder, socket_folder, options.systems, sorted(options.depths), options.rounds))
+        with running_server(folder / "postgres", durable=True) as server:
+            asyncio.run(_all(folder, server, options.systems, sorted(options.depths), options.rounds))
 
 
-async def _all(folder: Path, socket_folder: str, names: list[str], depths: list[int], rounds: int) -> None:
+async def _all(folder: Path, server: Postgres, names: list[str], depths: list[int], rounds: int) -> None:
     began = time.monotonic()
     print(f"bench queue: depths {depths}, {rounds} rounds; the systems take turns")
     rates: dict[str, dict[int, Rates]] = defaultdict(dict)
     pick_ups: dict[str, dict[int, PickUp]] = defaultdict(dict)
     async with AsyncExitStack() as opened:
-        systems = [await opened.enter_async_context(_opened(name, folder, socket_folder)) for name in names]
+        systems = [await opened.enter_async_context(_opened(name, folder, server)) for name in names]
         for system, _ in systems:
             pick_ups[system.name][0] = await measure_pick_up(system, Effort.pick_ups)
         for depth in depths:
@@ -72,15 +71,13 @@ async def _all(folder: Path, socket_folder: str, names: list[str], depths: list[
 
 
 @asynccontextmanager
-async def _opened(name: str, folder: Path, socket_folder: str) -> AsyncIterator[tuple[System[Any], str | None]]:
+async def _opened(name: str, folder: Path, server: Postgres) -> AsyncIterator[tuple[System[Any], str | None]]:
     """The system in an empty database of its own, and how to reach that."""
     if name == "sqlite":
         async with Mayfly.open(f"sqlite:///{folder / 'mayfly.db'}", "Mayfly, SQLite") as sqlite:
             yield sqlite, None
         return
-    async with await psycopg.AsyncConnection.connect(_dsn("postgres", socket_folder), autocommit=True) as connection:
-        await connection.execute(f"CREATE DATABASE bench_{name}")
-    dsn = _dsn(f"bench_{name}", socket_folder)
+    dsn = server.create(f"bench_{name}")
     async with AsyncExitStack() as stack:
         system: System[Any]
         match name:
@@ -93,10 +90,6 @@ async def _opened(name: str, folder: Path, socket_folder: str) -> AsyncIterator[
             case _:
                 raise ValueError(name)
         yield system, dsn
-
-
-def _dsn(database: str, socket_folder: str) -> str:
-    return f"postgresql://mayfly@/{database}?host={socket_folder}"
 
 
 async def _settle(dsn: str) -> None:

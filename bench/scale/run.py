@@ -17,12 +17,12 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench.queue.server import running_postgres
 from bench.scale.far_side import running_far_side
 from bench.scale.floor import FloorFigures, rss_bytes
 from bench.scale.observed import Ramp, cpu_seconds, executing, starts_of, states_of
 from bench.scale.world import World, make_world
 from orchestrator.localcloud.knobs import CloudSettings
+from tests.postgres import running_server
 
 KNOBS = CloudSettings(scheduler_interval=0.02, scheduler_window_length=100, host_cpus=10_000, driver_threads=16)
 AT_ONCE = 50
@@ -88,11 +88,10 @@ def main(words: list[str]) -> None:
     size = Size(options.vms or size.vms, options.tasks or size.tasks, size.polite, size.seconds)
     with tempfile.TemporaryDirectory(prefix="mayfly-scale-") as scratch:
         folder = Path(scratch)
-        folder.chmod(0o711)  # the database's user must get to its own folder below
-        with running_postgres(folder / "postgres") as socket_folder, running_far_side(folder / "cloud", KNOBS) as far:
-            dsn = f"postgresql://mayfly@/postgres?host={socket_folder}"
-            server = int((folder / "postgres" / "data" / "postmaster.pid").read_text().split()[0])
-            world = asyncio.run(make_world(folder, dsn, server, far, size.vms))
+        database = folder / "postgres"
+        with running_server(database, durable=True) as server, running_far_side(folder / "cloud", KNOBS) as far:
+            postmaster = int((database / "data" / "postmaster.pid").read_text().split()[0])
+            world = asyncio.run(make_world(folder, server.create("mayfly"), postmaster, far, size.vms))
             _measure(world, size)
 
 
@@ -118,7 +117,7 @@ def _part(world: World, tasks: int, script: str, size: Size, rate: str) -> Part:
     with world.runner(size.vms, rate) as runner:
         _until_over(world, asyncio.run(world.submit(1, "true")), 60)  # what is loaded once only is no VM's
         idle = rss_bytes(runner)
-        guests = int(json.loads((world.far.home / "guests.pid").read_text())["pid"])
+        guests = int((world.far.home / "guests.pid").read_text())
         processes = {"runner": runner, "cloud": world.far.pid, "guests": guests, "database": world.server}
         before = {name: cpu_seconds(pid) for name, pid in processes.items()}
         calls = world.far.calls()
