@@ -34,6 +34,7 @@ class Heartbeats:
         self._runner_id = runner_id
         self._lease_seconds = lease_seconds
         self._holds: dict[Lease, Hold] = {}
+        self._beating = asyncio.Lock()
 
     @asynccontextmanager
     async def going(self) -> AsyncIterator[None]:
@@ -44,11 +45,17 @@ class Heartbeats:
     @asynccontextmanager
     async def of(self, hold: Hold) -> AsyncIterator[None]:
         """The attempt's lease is kept alive for as long as the block runs."""
+
+        async def silence() -> None:
+            async with self._beating:  # one that is under way would extend the lease once more
+                self._holds.pop(hold.lease, None)
+
         self._holds[hold.lease] = hold
+        hold.silence = silence
         try:
             yield
         finally:
-            del self._holds[hold.lease]
+            self._holds.pop(hold.lease, None)
 
     async def _beat(self) -> None:
         loop = asyncio.get_running_loop()
@@ -56,16 +63,16 @@ class Heartbeats:
         due, away = loop.time() + every, False
         while True:
             await asyncio.sleep(min(LOOK_SECONDS, every))
-            holds = dict(self._holds)
-            if not holds:
+            if not self._holds:
                 continue
             try:
                 if loop.time() >= due:
-                    await self._extend(holds)
+                    async with self._beating:
+                        await self._extend(dict(self._holds))
                     due = loop.time() + every
                 else:
-                    for lease in await self._store.tasks.canceling(self._runner_id) & holds.keys():
-                        holds[lease].canceled.set()
+                    for lease in await self._store.tasks.canceling(self._runner_id) & self._holds.keys():
+                        self._holds[lease].canceled.set()
             except TROUBLE as trouble:
                 if not away:
                     _log.warning("no heartbeat: %s; what runs goes on", trouble)

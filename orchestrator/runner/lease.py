@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, TypeVar
 
 from orchestrator.store import Lease
@@ -19,13 +19,18 @@ class LeaseLost(Exception):
     """The task is not ours any more: nothing may be written."""
 
 
+async def _nothing() -> None:
+    pass
+
+
 class Hold:
-    """What the runner's heartbeats learned of an attempt: `canceled`, or `lost`."""
+    """What the runner's heartbeats learned of an attempt: `canceled`, or `lost`. `silence` ends them for this one."""
 
     def __init__(self, lease: Lease) -> None:
         self.lease = lease
         self.canceled = asyncio.Event()
         self.lost = asyncio.Event()
+        self.silence: Callable[[], Awaitable[None]] = _nothing
 
     async def while_held(self, work: Coroutine[Any, Any, _T], *, cancelable: bool = True) -> _T:
         """The result of `work`; LeaseLost, or Canceled if `cancelable`, as soon as that is known."""

@@ -21,7 +21,7 @@ from orchestrator.runner.attempt import resume_attempt, run_attempt
 from orchestrator.runner.beside import beside
 from orchestrator.runner.heartbeats import BEATS_PER_LEASE, Heartbeats
 from orchestrator.runner.lease import Hold
-from orchestrator.runner.patience import TROUBLE, back_off
+from orchestrator.runner.patience import TROUBLE, back_off, see_through
 from orchestrator.runner.placing import Placing
 from orchestrator.runner.progress import Progress, Transfer
 from orchestrator.runner.tools import Tools
@@ -29,6 +29,9 @@ from orchestrator.store import Claim, Store, Wakeups
 
 POLL_SECONDS = 1.0
 """How often a runner looks without having been woken up."""
+
+TAKE_SECONDS = 3.0
+"""How long a runner that is stopped at once waits for what it is claiming, so as to hand it back."""
 
 RUNNER_HEARTBEAT_SECONDS = 2.0
 DRAIN_SECONDS = 3600.0
@@ -115,7 +118,7 @@ class _Runner:
         try:
             while not stop.is_set():
                 try:
-                    taken = await self._take()
+                    taken = await see_through(self._take(), seconds=TAKE_SECONDS)
                 except TROUBLE as trouble:
                     _log.warning("cannot take tasks: %s", trouble)
                     await asyncio.wait([stopping], timeout=next(pauses))

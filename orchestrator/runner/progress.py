@@ -188,6 +188,7 @@ class Progress:
     async def let_go(self) -> None:
         """Somebody else may go on with the attempt, or end it, from now on."""
         _log.info("let go")
+        await self.hold.silence()
         await persist(lambda: self._store.tasks.let_go(self.lease, now=self.now()), "letting go")
 
     async def _row(self) -> TaskRow | None:
