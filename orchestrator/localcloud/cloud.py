@@ -10,6 +10,7 @@ import random
 import sqlite3
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -91,6 +92,8 @@ class Cloud:
         self.closing = threading.Event()
         self._flusher = threading.Thread(target=self._flush, name="flusher", daemon=True)
         self._flusher.start()
+        self.calls: Counter[str] = Counter()
+        """How often each call came since the start, also those that a fault kept from being done."""
         self.rebooting: set[int] = set()
         """VMs whose machine may be off just now although they are RUNNING."""
         self.life: Lifecycle

@@ -17,6 +17,7 @@ import sys
 import threading
 import time
 import xmlrpc.client
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -35,6 +36,7 @@ __all__ = [
     "AlreadyRunning",
     "CloudNotStarted",
     "Endpoint",
+    "calls",
     "end_machines",
     "fault",
     "make_hypervisor",
@@ -172,13 +174,23 @@ def stop(home: Path) -> bool:
 def fault(home: Path, order: dict[str, Any]) -> None:
     """Inject a fault into the cloud of this home, as `mayfly.fault` takes it. Raises ValueError with the cloud's words
     when it is none, CloudNotStarted when no cloud runs, OSError when it does not answer."""
+    _ask(home, "mayfly.fault", json.dumps(order))
+
+
+def calls(home: Path) -> Counter[str]:
+    """How often each call of the API came since the cloud of this home started. Raises CloudNotStarted, OSError."""
+    return Counter(json.loads(_ask(home, "mayfly.calls")))
+
+
+def _ask(home: Path, method: str, *arguments: str) -> Any:
     running = status(home)
     if running is None:
         raise CloudNotStarted(f"no local cloud runs on {home}")
     session = running.auth_path.read_text().strip()
-    reply: Any = xmlrpc.client.ServerProxy(running.url).mayfly.fault(session, json.dumps(order))
+    reply: Any = getattr(xmlrpc.client.ServerProxy(running.url), method)(session, *arguments)
     if not reply[0]:
         raise ValueError(reply[1])
+    return reply[1]
 
 
 def _start_time(pid: int) -> int | None:

@@ -63,6 +63,7 @@ class Dispatcher:
 
     def __init__(self, cloud: Cloud) -> None:
         self._cloud = cloud
+        self._counting = threading.Lock()
         self._numbers = itertools.count(random.randrange(10_000))
 
     def answer(self, request: bytes) -> Reply:
@@ -72,6 +73,8 @@ class Dispatcher:
         except Exception:
             return replies.fault(CallFault(-503, "Call is not valid XML-RPC"))
         name = method or ""
+        with self._counting:
+            self._cloud.calls[name] += 1
         if name.startswith(OURS):
             return self._reply(name, values)
         return self._in_the_way(name) or self._at_fault(name, values)

@@ -77,6 +77,12 @@ def acl_info(_cloud: Cloud, _caller: Caller) -> str:
     return element("ACL_POOL", *rules)
 
 
+@calls.add("mayfly.calls", "")
+def count(cloud: Cloud, _caller: Caller) -> str:
+    """No call of OpenNebula: how often each call came since this cloud's process started, as JSON."""
+    return json.dumps(cloud.calls)
+
+
 @calls.add("mayfly.fault", "s")
 def fault(cloud: Cloud, caller: Caller, order: str) -> int:
     """No call of OpenNebula: one fault, as JSON (see `troubles`). oneadmin only."""

@@ -1,14 +1,19 @@
 """Simulated machines live in a process of their own, which outlives the cloud's and ends when it should."""
 
 import asyncio
+import contextlib
 import os
+import random
 import signal
+import threading
 import time
+import xml.parsers.expat
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pyone
 import pytest
+import requests
 
 from orchestrator.domain.errors import Unreachable
 from orchestrator.domain.outcome import Exited
@@ -41,11 +46,13 @@ def start(home: Path):
     return client(home)
 
 
-def machine(one, name="mayfly-t1-2"):
+KEYS = f'SSH_PUBLIC_KEY="{CLIENT.public.strip()}",MAYFLY_HOST_KEY_BASE64="{HOST.private_base64}"'
+MACHINE = f'CPU=0.1\nMEMORY=64\nNIC=[NETWORK_ID=0]\nCONTEXT=[SET_HOSTNAME="mayfly-t1-2",{KEYS}]'
+
+
+def machine(one):
     """The id of a VM that runs, and the address of its guest."""
-    keys = f'SSH_PUBLIC_KEY="{CLIENT.public.strip()}",MAYFLY_HOST_KEY_BASE64="{HOST.private_base64}"'
-    text = f'CPU=0.1\nMEMORY=64\nNIC=[NETWORK_ID=0]\nCONTEXT=[SET_HOSTNAME="{name}",{keys}]'
-    vm = one.vm.allocate(text, False)
+    vm = one.vm.allocate(MACHINE, False)
     until("it runs", lambda: one.vm.info(vm).LCM_STATE == 3)
     return vm, one.vm.info(vm).TEMPLATE["NIC"]["IP"]
 
@@ -211,3 +218,54 @@ def test_faults_that_are_refused(home):
         daemon.fault(home, {"kind": "drop_connections", "vm": 9})
     with pytest.raises(ValueError, match="not a fault"):
         daemon.fault(home, {"kind": "sulk"})
+
+
+def test_calls_are_counted_from_the_start(home):
+    one = start(home)
+    before = daemon.calls(home)["one.system.version"]
+    daemon.fault(home, {"kind": "drop_connection", "method": "one.system.version"})
+    for _ in range(2):
+        with contextlib.suppress(requests.ConnectionError):
+            one.system.version()
+    assert daemon.calls(home)["one.system.version"] == before + 2
+
+
+def test_nothing_is_left_of_vms_that_came_and_went_while_the_cloud_was_killed(home):
+    one = start(home)
+    rand = random.Random(7)
+    stop = threading.Event()
+
+    def come_and_go() -> None:
+        mine = client(home)
+        while not stop.is_set():
+            with contextlib.suppress(OSError, pyone.OneException, xml.parsers.expat.ExpatError):
+                vm = mine.vm.allocate(MACHINE, False)
+                stop.wait(0.05)
+                mine.vm.action("terminate-hard", vm)
+
+    threads = [threading.Thread(target=come_and_go) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    try:
+        for _ in range(5):
+            stop.wait(rand.uniform(0.1, 0.4))
+            os.kill(daemon.status(home).pid, signal.SIGKILL)
+            until("it is gone", lambda: daemon.status(home) is None)
+            daemon.start(home, "simulated", QUICK)
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()
+
+    def all_done() -> bool:
+        left = [vm.ID for vm in one.vmpool.info(-2, -1, -1, -1).VM]
+        for vm in left:
+            with contextlib.suppress(pyone.OneException):  # it starts, or ends already
+                one.vm.action("terminate-hard", vm)
+        return not left
+
+    until("every VM is DONE", all_done)
+    machines = HostedHypervisor(home)
+    assert machines.running(range(10_000)) == set()
+    machines.close()
+    assert one.vn.info(0).USED_LEASES == 0
