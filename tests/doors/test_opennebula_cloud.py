@@ -2,10 +2,12 @@
 
 import asyncio
 import re
+import time
 from collections import deque
 
 import pytest
 
+from orchestrator.decide.admission import stalled
 from orchestrator.domain.errors import (
     CloudDenied,
     CloudLocked,
@@ -447,6 +449,38 @@ async def test_a_locked_vm_names_the_command_that_unlocks_it(server, cloud):
     server.answers["one.vm.action"].append(DENIED)
     with pytest.raises(CloudLocked, match="onevm unlock 0"):
         await cloud.terminate(0, within=30)
+
+
+# ── what there is room for ──────────────────────────────────────────────────────────────────────────────────────────
+
+
+async def test_a_scheduler_that_stopped_is_told_to_the_log_once(server, cloud, caplog):
+    server.answers["one.hostpool.info"].append(NO_HOSTS)
+    server.answers["one.user.info"].append(recorded(165))
+    server.answers["one.group.info"].append(DENIED)
+    waiting = pool(recorded(25))  # since 2026, and its scheduler says nothing of it
+    waiting[1] = re.sub("<STIME>[0-9]+<", f"<STIME>{int(time.time()) - 600}<", waiting[1])
+    server.answers["one.vmpool.infoextended"].extend([waiting, waiting, recorded(185), waiting])
+    words = []
+    for _ in range(4):
+        capacity = await cloud.capacity()
+        words.append(bool(stalled(capacity)))
+        cloud.forget()
+    assert words == [True, True, False, True]
+    assert caplog.text.count("OpenNebula's scheduler places nothing") == 2
+    assert server.asked("one.vmpool.infoextended")[0] == (-3, -1, -1, 1)
+
+
+async def test_capacity_is_asked_for_once_in_a_while(server, cloud):
+    server.answers["one.user.info"].append(recorded(2))
+    server.answers["one.vmpool.infoextended"].append(recorded(185))
+    await asyncio.gather(*(cloud.capacity() for _ in range(20)))
+    assert sorted(request[0] for request in server.requests) == [
+        "one.hostpool.info",
+        "one.user.info",
+        "one.vmpool.infoextended",
+        "one.vnpool.info",
+    ]
 
 
 # ── what only an administrator can end ──────────────────────────────────────────────────────────────────────────────
