@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 from typing import assert_never
 
 from orchestrator.decide.retry import Retry
-from orchestrator.domain.outcome import Reason, Verdict, failed
+from orchestrator.domain.outcome import PLATFORM_EXIT, Reason, Verdict, failed
 from orchestrator.domain.pool import Pool
 from orchestrator.domain.task import Stage, TaskSpec, TaskState, Terms
 
@@ -42,7 +42,9 @@ def overdue(state: TaskState, stage: Stage | None, recorded: Verdict | None, wai
         return recorded
     match state:
         case TaskState.NEW:
+            # what was never let in cannot fail
             message = "it was not released before its deadline"
+            return Verdict(TaskState.CANCELED, Reason.DEADLINE_PASSED, message, PLATFORM_EXIT)
         case TaskState.QUEUED:
             message = "it waited until its deadline" + (f": {waiting}" if waiting else "")
         case TaskState.RUNNING | TaskState.WAITING:

@@ -11,7 +11,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Self
 
-from orchestrator.domain.errors import CloudUnreachable, PlatformError, UserError
+from orchestrator.domain.errors import CloudUnreachable, DatabaseUnavailable, PlatformError, UserError
 from orchestrator.domain.outcome import Reason, Verdict, failed
 from orchestrator.domain.pool import Pool
 from orchestrator.domain.task import Delivery, TaskState, Terms
@@ -62,7 +62,8 @@ class Failure:
             case UserError():
                 return cls(Reason.PROVISION_FAILED, str(error), started, final=True)
             case PlatformError():
-                return cls(error.reason, str(error), started, outage=isinstance(error, CloudUnreachable))
+                silent = isinstance(error, CloudUnreachable | DatabaseUnavailable)
+                return cls(error.reason, str(error), started, outage=silent)
             case _:
                 return cls(Reason.INTERNAL, f"{type(error).__name__}: {error}", started)
 

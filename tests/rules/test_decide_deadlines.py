@@ -46,7 +46,6 @@ def test_only_a_try_that_counted_makes_a_fresh_wait() -> None:
 @pytest.mark.parametrize(
     "state, stage, message",
     [
-        (TaskState.NEW, None, "it was not released before its deadline"),
         (TaskState.QUEUED, None, "it waited until its deadline: no room"),
         (TaskState.RUNNING, None, "the attempt was still at its very beginning when its deadline passed"),
         (TaskState.RUNNING, Stage.SEALING, "the attempt was still at SEALING when its deadline passed"),
@@ -56,6 +55,12 @@ def test_only_a_try_that_counted_makes_a_fresh_wait() -> None:
 def test_what_is_overdue_ends_with_a_reason(state: TaskState, stage: Stage | None, message: str) -> None:
     verdict = deadlines.overdue(state, stage, None, "no room")
     assert verdict == Verdict(TaskState.FAILED, Reason.DEADLINE_PASSED, message, PLATFORM_EXIT)
+
+
+def test_what_was_never_released_is_canceled_by_its_deadline() -> None:
+    verdict = deadlines.overdue(TaskState.NEW, None, None)
+    message = "it was not released before its deadline"
+    assert verdict == Verdict(TaskState.CANCELED, Reason.DEADLINE_PASSED, message, PLATFORM_EXIT)
 
 
 def test_what_a_runner_wrote_down_stands_also_when_the_machine_took_too_long_to_go() -> None:

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from orchestrator.decide.retry import Failure, GiveUp, Retry, after, after_job
 from orchestrator.domain.errors import (
     CloudUnreachable,
+    DatabaseUnavailable,
     HostDiskFull,
     InvalidPool,
     ProvisionFailed,
@@ -62,6 +63,7 @@ def failure(reason: Reason = Reason.UNREACHABLE, *, started: bool = False, **mor
         (HostDiskFull("full"), Failure(Reason.HOST_DISK_FULL, "full", True)),
         (StagingFailed("half"), Failure(Reason.STAGING_FAILED, "half", True)),
         (CloudUnreachable("silence"), Failure(Reason.PROVISION_FAILED, "silence", True, outage=True)),
+        (DatabaseUnavailable("down"), Failure(Reason.INTERNAL, "down", True, outage=True)),
         (InvalidPool("image", "none"), Failure(Reason.PROVISION_FAILED, "image: none", True, final=True)),
         (KeyError("x"), Failure(Reason.INTERNAL, "KeyError: 'x'", True)),
     ],
