@@ -1,0 +1,140 @@
+"""So many faults, drawn from a seed, on a world that works all the while; then everything heals, and is counted."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from orchestrator.localcloud.hypervisors.runs import read_runs
+from tests.chaos.counts import Counts, count, runs_by_task
+from tests.chaos.faults import Fault
+from tests.chaos.load import TROUBLE, Load
+from tests.chaos.world import POOL, World
+
+AT_ONCE = 3
+"""So many faults may be under way at the same time."""
+
+PAUSE_SECONDS = 0.15
+"""Between one fault and the next."""
+
+REVIVE_SECONDS = 0.3
+LEAVE_SECONDS = 1.0
+
+
+@dataclass(frozen=True)
+class Result:
+    """`faults`: how many of each kind were injected. `seconds`: of the campaign, and until all was over after it."""
+
+    counts: Counts
+    faults: Counter[str]
+    seconds: float
+    settling_seconds: float
+
+    @property
+    def injected(self) -> int:
+        return sum(self.faults.values())
+
+
+async def run_campaign(
+    world: World,
+    kinds: Mapping[str, tuple[int, Fault]],
+    *,
+    faults: int,
+    seed: int,
+    in_flight: int,
+    settle_seconds: float,
+    pause_seconds: float = PAUSE_SECONDS,
+) -> Result:
+    """Inject until `faults` have been injected; the order of their kinds depends on the seed alone."""
+    began = time.monotonic()
+    load = Load(world.house.store, random.Random(seed + 1), POOL, in_flight, world.scale.process_seconds)
+    injected: Counter[str] = Counter()
+    async with asyncio.TaskGroup() as group:
+        beside = [group.create_task(_keep_busy(load)), group.create_task(_revive(world))]
+        await _inject(world, kinds, faults, random.Random(seed), injected, pause_seconds)
+        for each in beside:
+            each.cancel()
+    ended = time.monotonic()
+    await world.fault({"kind": "clear"})
+    world.heal()
+    await _settled(world, load, settle_seconds)
+    counts = await count(world, load.wanted, await runs_of(world, load))
+    return Result(counts, injected, ended - began, time.monotonic() - ended)
+
+
+async def runs_of(world: World, load: Load) -> dict[str, list[int]]:
+    """Of each task the VMs in which its process began, in order, as the processes say: simulated ones into a file of
+    the cloud, real ones with their first line of output."""
+    if world.owns_cloud:
+        return runs_by_task(await asyncio.to_thread(read_runs, world.cloud_home / "runs.jsonl"))
+    began: dict[str, list[int]] = {}
+    for task_id in load.wanted:
+        for vm in await world.house.store.vms.of_task(task_id):
+            said = world.house.artifacts.log(task_id, vm.attempt or 0, "stdout").read()
+            if vm.cloud_id is not None:
+                began.setdefault(task_id, []).extend([vm.cloud_id] * said.count(b"begin "))
+    return began
+
+
+async def _inject(
+    world: World,
+    kinds: Mapping[str, tuple[int, Fault]],
+    faults: int,
+    rand: random.Random,
+    injected: Counter[str],
+    pause_seconds: float,
+) -> None:
+    names, weights = list(kinds), [weight for weight, _ in kinds.values()]
+    room = asyncio.Semaphore(AT_ONCE)
+
+    async def one(name: str) -> None:
+        async with room:
+            if await kinds[name][1](world):
+                injected[name] += 1
+
+    going: set[asyncio.Task[None]] = set()
+    while sum(injected.values()) < faults:
+        await room.acquire()
+        room.release()
+        task = asyncio.create_task(one(rand.choices(names, weights)[0]))
+        going.add(task)
+        task.add_done_callback(going.discard)
+        await asyncio.sleep(pause_seconds)
+        for each in [each for each in going if each.done()]:
+            each.result()
+    await asyncio.gather(*going)
+
+
+async def _keep_busy(load: Load) -> None:
+    while True:
+        try:
+            await load.top_up()
+        except TROUBLE as trouble:  # the database is down, as it may be
+            print(f"  cannot submit now: {trouble}", flush=True)
+        await asyncio.sleep(0.2)
+
+
+async def _revive(world: World) -> None:
+    """What was killed comes back after a while, as a new process."""
+    while True:
+        await asyncio.sleep(REVIVE_SECONDS)
+        for service in world.services:
+            if service.pid is None:
+                await asyncio.sleep(world.rand.uniform(0, LEAVE_SECONDS))
+                service.start()
+
+
+async def _settled(world: World, load: Load, seconds: float) -> None:
+    """Until every task is over and every VM closed, or the time is up."""
+    give_up = time.monotonic() + seconds
+    while time.monotonic() < give_up:
+        world.keep_going()
+        counts = await world.house.store.tasks.counts()
+        over = all(state.over for _, state in counts) and not await world.house.store.vms.open()
+        if over and not await world.cloud.vms(world.house.store.installation_id):
+            return
+        await asyncio.sleep(0.5)
