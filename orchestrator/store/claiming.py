@@ -27,17 +27,20 @@ from orchestrator.store.views import Claim, Lease, Row, task_view
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 # The frontends that wait with the highest priority below :below. Each step of the recursion is one look into the index
-# on (pool, priority, frontend); DISTINCT would read every task that waits.
+# on (pool, priority, frontend); DISTINCT would read every task that waits. ORDER BY with LIMIT in the index's own order
+# is looked up whatever the planner believes of the number of rows; min() is not always.
 _FRONTENDS = text(f"""
 WITH RECURSIVE top(priority) AS (
-  SELECT max(priority) FROM tasks WHERE {SQL_READY} AND pool = :pool AND priority < :below
+  SELECT (SELECT priority FROM tasks WHERE {SQL_READY} AND pool = :pool AND priority < :below
+          ORDER BY pool DESC, priority DESC LIMIT 1)
 ), waits(frontend) AS (
-  SELECT (SELECT min(frontend) FROM tasks
-          WHERE {SQL_READY} AND pool = :pool AND priority = (SELECT priority FROM top))
-  UNION ALL
-  SELECT (SELECT min(tasks.frontend) FROM tasks
+  SELECT (SELECT frontend FROM tasks
           WHERE {SQL_READY} AND pool = :pool AND priority = (SELECT priority FROM top)
-          AND tasks.frontend > waits.frontend)
+          ORDER BY pool, priority, frontend LIMIT 1)
+  UNION ALL
+  SELECT (SELECT tasks.frontend FROM tasks
+          WHERE {SQL_READY} AND pool = :pool AND priority = (SELECT priority FROM top)
+          AND tasks.frontend > waits.frontend ORDER BY pool, priority, tasks.frontend LIMIT 1)
   FROM waits WHERE waits.frontend IS NOT NULL
 )
 SELECT (SELECT priority FROM top) AS priority, waits.frontend AS frontend, coalesce(shares.turn, 0) AS turn

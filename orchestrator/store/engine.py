@@ -40,7 +40,8 @@ _CONNECT = {
     "keepalives_count": "3",
     "tcp_user_timeout": "30000",
     # Nobody waits for ever for a row, and no process that was stopped in the middle of a transaction keeps others out.
-    "options": f"-c lock_timeout={BUSY_TIMEOUT_MS} -c idle_in_transaction_session_timeout={BUSY_TIMEOUT_MS}",
+    # Compiling a query takes longer than any of ours does.
+    "options": f"-c jit=off -c lock_timeout={BUSY_TIMEOUT_MS} -c idle_in_transaction_session_timeout={BUSY_TIMEOUT_MS}",
 }
 
 

@@ -20,6 +20,12 @@ def configuration(connection: Connection) -> Config:
     return config
 
 
+def revision(connection: Connection) -> str | None:
+    """The schema's version; None: there is no schema."""
+    current: str | None = MigrationContext.configure(connection).get_current_revision()
+    return current
+
+
 def upgrade(connection: Connection) -> None:
     """Bring the schema to the newest version, data included. Raises NotPossible if it is newer than this program."""
     config = configuration(connection)

@@ -15,7 +15,7 @@ from orchestrator.store.clock import Clock
 from orchestrator.store.engine import Database
 from orchestrator.store.events import Events
 from orchestrator.store.leaders import Leaders
-from orchestrator.store.migrate import upgrade
+from orchestrator.store.migrate import revision, upgrade
 from orchestrator.store.queues import Queues
 from orchestrator.store.runners import Runners
 from orchestrator.store.schedules import Schedules
@@ -68,6 +68,13 @@ class Store:
             await database.close()
             raise
         return store
+
+    async def describe(self) -> str:
+        """The kind of the database, its version and that of the schema, for people."""
+        async with self._database.reading() as connection:
+            version = ".".join(str(part) for part in connection.dialect.server_version_info or ())
+            schema = await connection.run_sync(revision)
+        return f"{'PostgreSQL' if self._database.is_postgresql else 'SQLite'} {version}, schema {schema}"
 
     def wakeups(self) -> Wakeups:
         """Enter it, and `wait(timeout)` returns when a task may have become ready."""

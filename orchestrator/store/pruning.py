@@ -8,7 +8,7 @@ from datetime import datetime
 from sqlalchemy import ColumnElement, and_, delete, literal, or_, select
 
 from orchestrator.store.guards import Room
-from orchestrator.store.schema import ATTEMPTS, DEPENDENCIES, EVENTS, IS_OPEN, OVER, TASKS, VM_OPEN, VMS
+from orchestrator.store.schema import ATTEMPTS, DEPENDENCIES, EVENTS, OVER, TASKS, VM_OPEN, VMS
 
 
 def _unneeded() -> ColumnElement[bool]:
@@ -22,7 +22,7 @@ def _unneeded() -> ColumnElement[bool]:
         .correlate(TASKS)
         .exists()
     )
-    return and_(~IS_OPEN, ~machine, ~waits)
+    return and_(TASKS.c.state.in_(OVER), ~machine, ~waits)
 
 
 class Pruning(Room):

@@ -20,10 +20,12 @@ BOUND = 10_000
 # The frontends that wait with this priority, as in `claiming`, and how many tasks each has.
 _OTHERS = text(f"""
 WITH RECURSIVE waits(frontend) AS (
-  SELECT (SELECT min(frontend) FROM tasks WHERE {SQL_READY} AND pool = :pool AND priority = :priority)
+  SELECT (SELECT frontend FROM tasks WHERE {SQL_READY} AND pool = :pool AND priority = :priority
+          ORDER BY pool, priority, frontend LIMIT 1)
   UNION ALL
-  SELECT (SELECT min(tasks.frontend) FROM tasks
-          WHERE {SQL_READY} AND pool = :pool AND priority = :priority AND tasks.frontend > waits.frontend)
+  SELECT (SELECT tasks.frontend FROM tasks
+          WHERE {SQL_READY} AND pool = :pool AND priority = :priority AND tasks.frontend > waits.frontend
+          ORDER BY pool, priority, tasks.frontend LIMIT 1)
   FROM waits WHERE waits.frontend IS NOT NULL
 )
 SELECT (SELECT count(*) FROM (

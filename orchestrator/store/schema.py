@@ -12,7 +12,6 @@ from typing import Any
 from sqlalchemy import (
     JSON,
     BigInteger,
-    Boolean,
     CheckConstraint,
     ColumnElement,
     ForeignKeyConstraint,
@@ -64,7 +63,8 @@ SQL_VM_OPEN = f"vms.state <> '{VmState.DESTROYED}'"
 
 def condition(words: str) -> ColumnElement[bool]:
     """One of the above, to put after WHERE."""
-    return literal_column(f"({words})", Boolean)
+    # Not typed as Boolean: SQLite would be asked whether it equals 1, and find no index for that.
+    return literal_column(f"({words})")
 
 
 READY, PENDING, IS_HELD, IS_OPEN, VM_OPEN = map(condition, (SQL_READY, SQL_PENDING, SQL_HELD, SQL_OPEN, SQL_VM_OPEN))
