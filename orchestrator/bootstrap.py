@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from orchestrator.provisioning.image import BaseImages
     from orchestrator.provisioning.ports import SshIdentity
     from orchestrator.runner.tools import Console, Tools
+    from orchestrator.scheduler.upkeep import Upkeep
 
 CONSOLE_TAIL_BYTES = 16 * 1024
 CLOUD_START_SECONDS = 30.0
@@ -194,6 +195,21 @@ async def _reread_pools(settings: Settings, served: dict[str, Pool], names: Coll
             _log.info("the inventory has changed; pools: %s", ", ".join(now))
             served.clear()
             served.update(now)
+
+
+@asynccontextmanager
+async def open_upkeep(house: House, *, cloud: Cloud | None = None) -> AsyncIterator[Upkeep]:
+    """What the chores work with. `cloud`: one that is open already. Raises InvalidPool, and what `open_cloud` does."""
+    from orchestrator.scheduler.upkeep import Upkeep
+
+    async def read_pools() -> Mapping[str, Pool]:
+        return await load_pools(house.settings)
+
+    pools = dict(await read_pools())
+    async with AsyncExitStack() as opened:
+        if cloud is None:
+            cloud = await opened.enter_async_context(open_cloud(house.settings))
+        yield Upkeep(house.store, house.artifacts, cloud, pools, read_pools, house.settings.lease_seconds)
 
 
 def _chosen(pools: Mapping[str, Pool], names: Collection[str] | None) -> dict[str, Pool]:

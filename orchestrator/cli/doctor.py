@@ -7,14 +7,18 @@ import shutil
 import sys
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import asdict, dataclass
+from datetime import datetime
 
 from orchestrator import bootstrap
 from orchestrator.cli import output
 from orchestrator.cli.entry import perform
 from orchestrator.cli.submission import AsJson
+from orchestrator.decide.admission import stalled
 from orchestrator.domain.errors import MayflyError, NotFound
 from orchestrator.localcloud.hypervisors import acceleration
+from orchestrator.scheduler.leader import NAME
 from orchestrator.settings import Settings
+from orchestrator.store import QueueRow, Store
 
 FREE_BYTES = 4 * 2**30
 PROGRAMS = {
@@ -37,7 +41,7 @@ class Finding:
 
 
 def doctor(as_json: AsJson = False) -> None:
-    """Check this machine, its home, its cloud, its images and pools; exit status 1 when something is missing."""
+    """Check this machine, its home, database, cloud, images, pools and services; exit status 1: not all is well."""
     settings = Settings.from_environment()
     findings = perform(_all(settings))
     if as_json:
@@ -55,18 +59,22 @@ async def _all(settings: Settings) -> list[Finding]:
     if settings.uses_local_cloud:
         findings += [_program(name, package) for name, package in PROGRAMS.items()]
         findings.append(await asyncio.to_thread(_acceleration, settings))
-    checks: Mapping[str, Callable[[Settings], Awaitable[str]]] = {
-        "database": _database,
-        "pools": _pools,
-        "cloud": _cloud,
-        "images": _images,
-    }
-    for name, check in checks.items():
-        try:
-            findings.append(Finding(name, True, await check(settings)))
-        except MayflyError as error:
-            findings.append(Finding(name, False, str(error)))
+    for name, check in (
+        ("database", _database),
+        ("pools", _pools),
+        ("cloud", _cloud),
+        ("images", _images),
+    ):
+        findings += await _tried(name, check, settings)
     return findings
+
+
+async def _tried(name: str, check: Callable[[Settings], Awaitable[list[Finding]]], settings: Settings) -> list[Finding]:
+    """What the check found; that it could not look is a finding, too."""
+    try:
+        return await check(settings)
+    except MayflyError as error:
+        return [Finding(name, False, str(error))]
 
 
 def _python() -> Finding:
@@ -96,26 +104,74 @@ def _acceleration(settings: Settings) -> Finding:
     return Finding("acceleration", True, "; ".join(f"{each.accelerator}: {each.reason}" for each in verdicts))
 
 
-async def _database(settings: Settings) -> str:
+async def _database(settings: Settings) -> list[Finding]:
     async with bootstrap.open_house(settings) as house:
-        return f"{settings.database_url.split('://')[0]}, installation {house.store.installation_id}"
+        store = house.store
+        now = await store.clock.sync()
+        queues = await store.queues.list()
+        waiting = sum(queue.waiting for queue in queues)
+        return [
+            Finding("database", True, f"{await store.describe()}, installation {store.installation_id}"),
+            await _scheduler(store, now, waiting),
+            *await _runners(store, now, {queue.pool: queue.waiting for queue in queues}),
+            *(_blocked(queue) for queue in queues if queue.waiting and queue.blocked_reason is not None),
+        ]
 
 
-async def _pools(settings: Settings) -> str:
+async def _scheduler(store: Store, now: datetime, waiting: int) -> Finding:
+    """Needed where tasks wait: `mayfly run` does without."""
+    hint = "start one with mayfly up or mayfly scheduler"
+    leader = await store.leaders.get(NAME)
+    if leader is None:
+        return Finding("scheduler", not waiting, f"none leads, and {waiting} tasks wait", hint)
+    if leader.expires_at > now:
+        return Finding("scheduler", True, f"{leader.holder} leads, in term {leader.term}")
+    return Finding("scheduler", not waiting, f"none leads, {leader.holder} was the last; {waiting} tasks wait", hint)
+
+
+async def _runners(store: Store, now: datetime, waiting: Mapping[str, int]) -> list[Finding]:
+    """Those that are alive, and a finding for each pool whose tasks wait for one."""
+    alive = await store.runners.alive(now=now)
+    told = [
+        f"{runner.name} ({', '.join(runner.pools) or 'a task of its own'}"
+        + (", drains)" if runner.draining_at else f", heard {output.ago(runner.heartbeat_at, now)} ago)")
+        for runner in alive
+    ]
+    hint = "start one with mayfly up or mayfly runner"
+    return [Finding("runners", True, "; ".join(told) or "none is alive")] + [
+        Finding(f"runner for pool {pool}", False, f"none is alive, and {count} tasks wait", hint)
+        for pool, count in waiting.items()
+        if count and not await store.runners.serving(pool, now=now)
+    ]
+
+
+def _blocked(queue: QueueRow) -> Finding:
+    since = "" if queue.blocked_at is None else f", for {output.ago(queue.blocked_at)}"
+    return Finding(f"queue {queue.pool}", False, f"{queue.waiting} tasks wait{since}: {queue.blocked_message}")
+
+
+async def _pools(settings: Settings) -> list[Finding]:
     pools = await bootstrap.load_pools(settings)
     if not pools:
         raise NotFound("inventory", f"no host in the group pools of {settings.inventory}", "see inventories/local")
-    return f"{', '.join(pools)} ({settings.inventory})"
+    return [Finding("pools", True, f"{', '.join(pools)} ({settings.inventory})")]
 
 
-async def _cloud(settings: Settings) -> str:
+async def _cloud(settings: Settings) -> list[Finding]:
     async with bootstrap.open_cloud(settings) as cloud:
-        return f"OpenNebula {await cloud.version()} at {cloud.client.endpoint}"
+        found = [Finding("cloud", True, f"OpenNebula {await cloud.version()} at {cloud.client.endpoint}")]
+        if stall := stalled(await cloud.capacity()):
+            found.append(Finding("OpenNebula's scheduler", False, stall, "restart it, or see its log on the front-end"))
+        found += [
+            Finding(f"VM {vm.vm_id}", False, f"stays {vm.state}: {vm.why}", f"an administrator can give {vm.command}")
+            for vm in await cloud.stuck()
+        ]
+        return found
 
 
-async def _images(settings: Settings) -> str:
+async def _images(settings: Settings) -> list[Finding]:
     pools = await bootstrap.load_pools(settings)
     async with bootstrap.open_cloud(settings) as cloud:
         wanted = sorted({pool.image for pool in pools.values()})
         found = [await cloud.promoted(name) for name in wanted]
-        return ", ".join(f"{version.image} version {version.version}" for version in found)
+        return [Finding("images", True, ", ".join(f"{version.image} version {version.version}" for version in found))]

@@ -54,6 +54,12 @@ def as_json(value: Any) -> None:
     sys.stdout.flush()
 
 
+def json_line(value: Any) -> None:
+    """As `as_json`, on one line, and out at once."""
+    sys.stdout.write(json.dumps(value, default=_plain) + "\n")
+    sys.stdout.flush()
+
+
 def table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, empty: str) -> None:
     """Rows under their headings; on a pipe, tab-separated and without the headings' decoration."""
     cells = [[_cell(value) for value in row] for row in rows]

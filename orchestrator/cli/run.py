@@ -7,22 +7,22 @@ import contextlib
 import signal
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from orchestrator import bootstrap
-from orchestrator.cli import output, submission
+from orchestrator.cli import output
 from orchestrator.cli.bars import StageLine
 from orchestrator.cli.entry import perform
 from orchestrator.cli.follow import POLL_SECONDS, follow
-from orchestrator.decide.deadlines import of_queued
+from orchestrator.cli.submission import AsJson, Submission, enqueue, prepare, taking
 from orchestrator.domain.errors import MayflyError, RunnerLost
 from orchestrator.domain.outcome import PLATFORM_EXIT, Reason
-from orchestrator.domain.task import Entrypoint, TaskState, TraceProfile
+from orchestrator.domain.task import TaskState
 from orchestrator.reports.task import report_of
+from orchestrator.reports.waiting import Line
 from orchestrator.runner.loop import claim, work_on
 from orchestrator.runner.tools import Tools
 from orchestrator.settings import Settings
@@ -38,20 +38,8 @@ Results = Annotated[
 ]
 
 
-def run(
-    command: submission.Command = None,
-    pool: submission.PoolName = "default",
-    inputs: submission.Inputs = None,
-    outputs: submission.Outputs = None,
-    results: Results = None,
-    environment: submission.Environment = None,
-    timeout: submission.Timeout = None,
-    memory: submission.Memory = None,
-    entrypoint: submission.EntrypointName = Entrypoint.COMMAND,
-    trace: submission.Trace = TraceProfile.AUDIT,
-    name: submission.Name = "",
-    as_json: submission.AsJson = False,
-) -> None:
+@taking(Submission)
+def run(submission: Submission, results: Results = None, as_json: AsJson = False) -> None:
     """Run one process in a fresh, sealed, traced machine, and wait for it. Ctrl-C cancels it and cleans up."""
     settings = Settings.from_environment()
 
@@ -59,26 +47,12 @@ def run(
         async with bootstrap.open_house(settings) as house:
             if results is not None:
                 await asyncio.to_thread(house.artifacts.check_target, results)
-            spec = await submission.prepare(
-                house,
-                pool=pool,
-                command=command,
-                inputs=inputs,
-                outputs=outputs,
-                environment=environment,
-                seconds=timeout,
-                memory=memory,
-                entrypoint=entrypoint,
-                trace=trace,
-                name=name,
-            )
+            spec, pool = await prepare(house, submission)
             with StageLine(quiet=as_json) as line:
                 async with AsyncExitStack() as opened:
-                    served = await _served(house, pool)
+                    served = await _served(house, pool.name)
                     tools = None if served else await opened.enter_async_context(_our_tools(house, line))
-                    now = house.store.clock.now()
-                    deadline_at = of_queued(spec.terms, (await bootstrap.load_pools(house.settings))[pool], now)
-                    task = await house.store.tasks.submit(spec, now=now, deadline_at=deadline_at)
+                    task = await enqueue(house, spec, pool, key=submission.key)
                     with _cancel_on_interrupt(house, task.id, line):
                         task = await _to_its_end(house, task, tools, line, copy=not as_json)
             if results is not None and house.artifacts.outputs(task.id, task.attempt) is not None:
@@ -104,7 +78,7 @@ async def _show_console(house: bootstrap.House, task: TaskRow) -> None:
 
 async def _served(house: bootstrap.House, pool: str) -> bool:
     """Whether a living runner serves the pool."""
-    return any(pool in runner.pools for runner in await house.store.runners.alive(now=datetime.now(UTC)))
+    return await house.store.runners.serving(pool, now=house.store.clock.now())
 
 
 @asynccontextmanager
@@ -153,15 +127,28 @@ async def _step_in(house: bootstrap.House, task: TaskRow, line: StageLine) -> bo
 
 
 async def _work(tools: Tools, task_id: str, line: StageLine) -> bool:
-    """Claim the task, once its pool has room, and run it. False: another runner has taken it, or nobody wants it."""
+    """Claim the task, once it is due and its pool has room, and run it, again if need be. False: another runner has
+    taken it, or nobody wants it. We do for it what a scheduler would, as there may be none."""
+    tasks, clock, told = tools.store.tasks, tools.store.clock, ""
     while True:
+        await tasks.admit(now=clock.now())
         claimed = await claim(tools, only=task_id)
         if claimed is not None:
             await work_on(claimed, tools, line.transfer)
-            return True
-        if (await tools.store.tasks.get(task_id)).state is not TaskState.QUEUED:
-            return False
-        line.show("waiting for room in the pool")
+        task = await tasks.get(task_id)
+        if task.state is not TaskState.QUEUED:
+            return claimed is not None
+        if claimed is not None:
+            line.show(f"attempt {task.attempt} did not do it, and another follows: {task.message}")
+            continue
+        standing = await Line(tools.store, tools.pools).standing(task)
+        if (
+            standing is not None
+            and standing.waiting.message != told
+            and standing.waiting.reason is not Reason.NO_RUNNER
+        ):
+            told = standing.waiting.message
+            line.show(f"waiting: {told}")
         await asyncio.sleep(ROOM_POLL_SECONDS)
 
 
@@ -174,7 +161,7 @@ def _cancel_on_interrupt(house: bootstrap.House, task_id: str, line: StageLine) 
 
     async def ask() -> None:
         try:
-            await house.store.tasks.request_cancel(task_id, now=datetime.now(UTC))
+            await house.store.tasks.request_cancel(task_id, now=house.store.clock.now())
         except MayflyError as trouble:
             line.show(f"the cancel could not be written down: {trouble}")
 

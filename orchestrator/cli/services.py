@@ -4,82 +4,121 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Annotated
+from collections.abc import Coroutine, Iterator
+from contextlib import AsyncExitStack, contextmanager
+from typing import Annotated, Any
 
 import typer
 
 from orchestrator import bootstrap
 from orchestrator.cli import output
 from orchestrator.cli.entry import perform
+from orchestrator.cli.submission import parse
 from orchestrator.domain.errors import NotFound
+from orchestrator.provisioning.quantities import time_in_seconds
+from orchestrator.runner.loop import DRAIN_SECONDS
 from orchestrator.runner.loop import serve as serve_runner
 from orchestrator.scheduler.loop import CHORES
 from orchestrator.scheduler.loop import serve as serve_chores
 from orchestrator.settings import Settings
 
-SECOND_SIGHTING_SECONDS = 2.0
-
 Limit = Annotated[int, typer.Option("--limit", min=1, help="Attempts at once.")]
+Drain = Annotated[
+    str,
+    typer.Option(
+        "--drain-seconds", metavar="TIME", help="How long attempts may go on after a SIGTERM, before others take over."
+    ),
+]
 
 
-def up(limit: Limit = 2) -> None:
+def up(limit: Limit = 2, drain_seconds: Drain = f"{DRAIN_SECONDS:g}") -> None:
     """Everything for one machine: the local cloud (unless ONE_XMLRPC is set), the scheduler and one runner."""
     settings = Settings.from_environment()
 
     async def work() -> None:
-        with bootstrap.only_one(settings, "up"):
-            async with bootstrap.open_house(settings) as house, bootstrap.open_tools(house, start_cloud=True) as tools:
-                output.note(f"up: home {settings.home}, cloud {tools.cloud.client.endpoint}; Ctrl-C to stop")
-                with _stop_on_signals() as stop:
-                    await asyncio.gather(
-                        serve_runner(tools, stop, limit=limit), serve_chores(tools.store, tools.cloud, stop)
-                    )
+        seconds = _drain(drain_seconds)
+        async with AsyncExitStack() as opened:
+            opened.enter_context(bootstrap.only_one(settings, "up"))
+            house = await opened.enter_async_context(bootstrap.open_house(settings))
+            tools = await opened.enter_async_context(bootstrap.open_tools(house, start_cloud=True))
+            upkeep = await opened.enter_async_context(bootstrap.open_upkeep(house, cloud=tools.cloud))
+            output.note(f"up: home {settings.home}, cloud {tools.cloud.client.endpoint}; Ctrl-C to stop")
+            with _stop_on_signals() as stop:
+                await _together(
+                    serve_runner(tools, stop, limit=limit, drain_seconds=seconds), serve_chores(upkeep, stop)
+                )
 
     perform(work())
 
 
-def runner(limit: Limit = 2) -> None:
-    """One runner: claims tasks and drives their machines. Run as many as you like on this home."""
+def runner(
+    name: Annotated[
+        str | None, typer.Option("--name", help="The runner's name, which no other living one may have. [HOST-PID]")
+    ] = None,
+    pool: Annotated[
+        list[str] | None, typer.Option("--pool", "-p", help="Serve only this pool. Repeatable. [all of the inventory]")
+    ] = None,
+    limit: Limit = 2,
+    drain_seconds: Drain = f"{DRAIN_SECONDS:g}",
+) -> None:
+    """One runner: claims tasks and drives their machines. Run as many as you like, on any hosts."""
     settings = Settings.from_environment()
 
     async def work() -> None:
-        async with bootstrap.open_house(settings) as house, bootstrap.open_tools(house) as tools:
+        seconds = _drain(drain_seconds)
+        async with bootstrap.open_house(settings) as house, bootstrap.open_tools(house, name=name, pools=pool) as tools:
             with _stop_on_signals() as stop:
-                await serve_runner(tools, stop, limit=limit)
+                await serve_runner(tools, stop, limit=limit, drain_seconds=seconds)
 
     perform(work())
 
 
 def scheduler() -> None:
-    """The periodic chores."""
+    """The periodic chores. Of several schedulers, one acts."""
     settings = Settings.from_environment()
 
     async def work() -> None:
-        async with bootstrap.open_house(settings) as house, bootstrap.open_cloud(settings) as cloud:
+        async with bootstrap.open_house(settings) as house, bootstrap.open_upkeep(house) as upkeep:
             with _stop_on_signals() as stop:
-                await serve_chores(house.store, cloud, stop)
+                await serve_chores(upkeep, stop)
 
     perform(work())
 
 
 def chore(name: Annotated[str, typer.Argument(metavar="NAME", help=f"One of {', '.join(CHORES)}.")]) -> None:
-    """Run one chore now: two rounds, as what merely looks lost is touched at its second sighting only."""
+    """Run one chore now, whoever leads. Those that act on a second sighting only run twice, with their interval
+    between."""
     settings = Settings.from_environment()
 
-    async def both() -> None:
+    async def work() -> None:
         if name not in CHORES:
             raise NotFound("chore", f"no chore {name!r}", f"one of {', '.join(CHORES)}")
-        async with bootstrap.open_house(settings) as house, bootstrap.open_cloud(settings) as cloud:
-            chosen = CHORES[name]()
-            for again in (True, False):
-                for line in await chosen.run_once(house.store, cloud):
+        async with bootstrap.open_house(settings) as house, bootstrap.open_upkeep(house) as upkeep:
+            chosen = CHORES[name](upkeep)
+            for line in await chosen.run_once():
+                output.say(line)
+            if chosen.looks_twice:
+                await asyncio.sleep(chosen.interval_seconds)
+                for line in await chosen.run_once():
                     output.say(line)
-                if again:
-                    await asyncio.sleep(SECOND_SIGHTING_SECONDS)
 
-    perform(both())
+    perform(work())
+
+
+def _drain(text: str) -> float:
+    """Seconds; 0: let go at once."""
+    return 0.0 if text == "0" else parse("drain-seconds", time_in_seconds, text)
+
+
+async def _together(*services: Coroutine[Any, Any, None]) -> None:
+    """Until all of them end. When one fails or is canceled, the others are canceled, and seen to their end."""
+    running = [asyncio.ensure_future(each) for each in services]
+    try:
+        await asyncio.gather(*running)
+    finally:
+        for each in running:
+            each.cancel()
+        await asyncio.gather(*running, return_exceptions=True)
 
 
 @contextmanager

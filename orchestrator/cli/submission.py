@@ -1,20 +1,28 @@
-"""The options that `run` and `submit` share, and what is made of them: a checked TaskSpec, its inputs in the store."""
+"""The options that say what to run, shared by `run`, `submit` and `schedule add`: a checked TaskSpec, its inputs in the
+store, a task in the queue."""
 
 from __future__ import annotations
 
 import asyncio
 import dataclasses
-import re
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, TypeVar, get_type_hints
 
 import typer
 
 from orchestrator.bootstrap import House, load_pools
+from orchestrator.decide.deadlines import of_queued
 from orchestrator.decide.entrypoint import check_contents
 from orchestrator.decide.validation import validate
-from orchestrator.domain.errors import InvalidTask
-from orchestrator.domain.task import Entrypoint, InputSpec, Limits, TaskSpec, TraceProfile
+from orchestrator.domain.errors import InvalidTask, NotFound
+from orchestrator.domain.pool import Pool
+from orchestrator.domain.task import Delivery, Entrypoint, InputSpec, Limits, TaskSpec, Terms, TraceProfile
+from orchestrator.provisioning.quantities import size_in_bytes, time_in_seconds
+from orchestrator.store import TaskRow
 
 Command = Annotated[
     list[str] | None, typer.Argument(help="The command, after --.", metavar="-- CMD…", show_default=False)
@@ -33,7 +41,9 @@ Outputs = Annotated[
 Environment = Annotated[
     list[str] | None, typer.Option("--env", "-e", metavar="NAME=VALUE", help="A variable for the process. Repeatable.")
 ]
-Timeout = Annotated[float | None, typer.Option("--timeout", metavar="SECONDS", help="Wall-clock limit of the process.")]
+Timeout = Annotated[
+    str | None, typer.Option("--timeout", metavar="TIME", help="Wall-clock limit of the process, as 90s or 2h.")
+]
 Memory = Annotated[
     str | None, typer.Option("--memory", metavar="SIZE", help="Memory limit of the process, as 256M or 2G.")
 ]
@@ -42,10 +52,85 @@ EntrypointName = Annotated[
 ]
 Trace = Annotated[TraceProfile, typer.Option("--trace", help="What strace records.")]
 Name = Annotated[str, typer.Option("--name", help="A name for people.")]
+Priority = Annotated[int, typer.Option("--priority", help="-100 to 100; the higher goes first.")]
+DeliveryName = Annotated[
+    Delivery, typer.Option("--delivery", help="at_most_once: never a second process once one may have started.")
+]
+Attempts = Annotated[
+    int | None, typer.Option("--attempts", metavar="COUNT", help="Tries in all, if the platform fails.")
+]
+RetryJob = Annotated[bool, typer.Option("--retry-job", help="Try again when the process itself ends badly, too.")]
+NotBefore = Annotated[
+    str | None, typer.Option("--not-before", metavar="WHEN", help="2026-11-30T08:00+01:00, or +2h: from now on.")
+]
+After = Annotated[
+    list[str] | None, typer.Option("--after", metavar="TASK", help="Only once this task has FINISHED. Repeatable.")
+]
+Key = Annotated[
+    str | None, typer.Option("--key", help="Submitting again under the same key gives the task that there is.")
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
-_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(?:i?B)?", re.IGNORECASE)
-_UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
+LONGEST_KEY = 200
+
+
+@dataclass(frozen=True)
+class Work:
+    """What to run, as the options say it."""
+
+    command: Command = None
+    pool: PoolName = "default"
+    inputs: Inputs = None
+    outputs: Outputs = None
+    environment: Environment = None
+    timeout: Timeout = None
+    memory: Memory = None
+    entrypoint: EntrypointName = Entrypoint.COMMAND
+    trace: Trace = TraceProfile.AUDIT
+    name: Name = ""
+    priority: Priority = 0
+    delivery: DeliveryName = Delivery.AT_LEAST_ONCE
+    attempts: Attempts = None
+    retry_job: RetryJob = False
+
+
+@dataclass(frozen=True)
+class Submission(Work):
+    """What to run, and when."""
+
+    not_before: NotBefore = None
+    after: After = None
+    key: Key = None
+
+
+_Options = TypeVar("_Options", bound=Work)
+
+
+def taking(kind: type[_Options]) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Make a command of a function whose first parameter is a `kind`: its own parameters come first, then the options
+    that are the fields of `kind`."""
+
+    def decorate(function: Callable[..., None]) -> Callable[..., None]:
+        first, *own = inspect.signature(function, eval_str=True).parameters.values()
+        hints = get_type_hints(kind, include_extras=True)
+        fields = [
+            inspect.Parameter(
+                each.name, inspect.Parameter.KEYWORD_ONLY, default=each.default, annotation=hints[each.name]
+            )
+            for each in dataclasses.fields(kind)
+        ]
+
+        def command(**said: Any) -> None:
+            options = kind(**{each.name: said.pop(each.name) for each in fields})
+            function(**{first.name: options}, **said)
+
+        parameters = [each.replace(kind=inspect.Parameter.KEYWORD_ONLY) for each in own] + fields
+        vars(command)["__signature__"] = inspect.Signature(parameters)
+        command.__annotations__ = {each.name: each.annotation for each in parameters}
+        command.__name__, command.__doc__ = function.__name__, function.__doc__
+        return command
+
+    return decorate
 
 
 def parse_input(text: str) -> InputSpec:
@@ -67,14 +152,6 @@ def parse_input(text: str) -> InputSpec:
     return InputSpec(source=str(path), dest=dest or path.resolve().name)
 
 
-def parse_size(text: str) -> int:
-    """Bytes from `256M`, `2G`, `1048576`. Raises InvalidTask."""
-    match = _SIZE.fullmatch(text.strip())
-    if match is None:
-        raise InvalidTask("memory", f"{text!r} is not a size", "write a number with K, M or G, such as 256M")
-    return int(float(match[1]) * _UNITS[match[2].upper()])
-
-
 def parse_environment(words: list[str]) -> dict[str, str]:
     """`NAME=VALUE` words. Raises InvalidTask."""
     environment = {}
@@ -86,37 +163,96 @@ def parse_environment(words: list[str]) -> dict[str, str]:
     return environment
 
 
-async def prepare(
-    house: House,
-    *,
-    pool: str,
-    command: list[str] | None,
-    inputs: list[str] | None,
-    outputs: list[str] | None,
-    environment: list[str] | None,
-    seconds: float | None,
-    memory: str | None,
-    entrypoint: Entrypoint,
-    trace: TraceProfile,
-    name: str,
-) -> TaskSpec:
-    """The specification, checked against the pools, its inputs read into the artifact store. Raises UserError."""
-    spec = TaskSpec(
-        pool=pool,
-        command=tuple(command or ()),
-        entrypoint=entrypoint,
-        inputs=tuple(parse_input(text) for text in inputs or ()),
-        outputs=tuple(outputs or ()),
-        environment=parse_environment(environment or []),
-        limits=Limits(timeout_seconds=seconds, memory_bytes=None if memory is None else parse_size(memory)),
-        trace=trace,
-        name=name,
+_T = TypeVar("_T")
+
+
+def parse(field: str, read: Callable[[object], _T], text: str) -> _T:
+    """What `read` (of `provisioning.quantities`) makes of an option's text. Raises InvalidTask."""
+    try:
+        return read(text)
+    except ValueError as error:
+        raise InvalidTask(field, f"{text!r} is not right", str(error)) from error
+
+
+def parse_instant(field: str, text: str, now: datetime) -> datetime:
+    """An instant in ISO 8601 with its time zone, or `+2h`, counted from `now`. Raises InvalidTask.
+
+    >>> from datetime import UTC
+    >>> parse_instant("not_before", "+1h30m", datetime(2026, 3, 1, tzinfo=UTC)).isoformat()
+    '2026-03-01T01:30:00+00:00'
+    """
+    if text.startswith("+"):
+        try:
+            return now + timedelta(seconds=parse(field, time_in_seconds, text[1:]))
+        except OverflowError as error:
+            raise InvalidTask(field, f"{text!r} is further ahead than there are years", "write it as +2h") from error
+    try:
+        return datetime.fromisoformat(text)
+    except ValueError as error:
+        raise InvalidTask(field, f"{text!r} is no instant", "write it as 2026-11-30T08:00+01:00, or as +2h") from error
+
+
+def _terms(work: Work, now: datetime) -> Terms:
+    terms = Terms(
+        priority=work.priority,
+        delivery=work.delivery,
+        max_attempts=work.attempts,
+        retry_job=work.retry_job,
     )
-    validate(spec, await load_pools(house.settings))
+    if not isinstance(work, Submission):
+        return terms
+    not_before = None if work.not_before is None else parse_instant("not_before", work.not_before, now)
+    return dataclasses.replace(terms, not_before=not_before, depends_on=tuple(work.after or ()))
+
+
+async def prepare(house: House, work: Work) -> tuple[TaskSpec, Pool]:
+    """The specification, checked against the pools, its inputs read into the artifact store. Raises UserError."""
+    now = house.store.clock.now()
+    spec = TaskSpec(
+        pool=work.pool,
+        command=tuple(work.command or ()),
+        entrypoint=work.entrypoint,
+        inputs=tuple(parse_input(text) for text in work.inputs or ()),
+        outputs=tuple(work.outputs or ()),
+        environment=parse_environment(work.environment or []),
+        limits=Limits(
+            timeout_seconds=None if work.timeout is None else parse("timeout", time_in_seconds, work.timeout),
+            memory_bytes=None if work.memory is None else parse("memory", size_in_bytes, work.memory),
+        ),
+        trace=work.trace,
+        name=work.name,
+        terms=_terms(work, now),
+    )
+    pools = await load_pools(house.settings)
+    validate(spec, pools, now=now)
+    named = tuple([await whole_id(house, reference) for reference in spec.terms.depends_on])
     kept = []
     for each in spec.inputs:
         blob = await asyncio.to_thread(house.artifacts.read_tree, Path(each.source))
         kept.append(dataclasses.replace(each, blob=blob))
-    spec = dataclasses.replace(spec, inputs=tuple(kept))
+    spec = dataclasses.replace(spec, inputs=tuple(kept), terms=dataclasses.replace(spec.terms, depends_on=named))
     check_contents(spec, await asyncio.to_thread(house.artifacts.contents, kept))
-    return spec
+    return spec, pools[spec.pool]
+
+
+async def whole_id(house: House, reference: str) -> str:
+    """The id of a task that may be named by a part of it; what names none is left for the store to refuse."""
+    try:
+        return (await house.store.tasks.get(reference)).id
+    except NotFound:
+        return reference
+
+
+async def enqueue(house: House, spec: TaskSpec, pool: Pool, *, key: str | None = None, hold: bool = False) -> TaskRow:
+    """Put it into the queue. Raises InvalidTask and NotPossible (the queue is full, the key is another task's)."""
+    if key is not None and not (0 < len(key) <= LONGEST_KEY and key.isprintable()):
+        raise InvalidTask("idempotency_key", "is empty, too long or not plain text", f"1 to {LONGEST_KEY} characters")
+    now = house.store.clock.now()
+    return await house.store.tasks.submit(
+        spec,
+        now=now,
+        deadline_at=of_queued(spec.terms, pool, now),
+        idempotency_key=key,
+        hold=hold,
+        max_waiting=pool.max_waiting,
+    )

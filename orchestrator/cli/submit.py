@@ -1,57 +1,66 @@
-"""`mayfly submit`: put a task into the queue and come back at once."""
+"""`mayfly submit` and `release`: put a task into the queue, and come back at once."""
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from typing import Annotated
 
-from orchestrator.bootstrap import load_pools, open_house
-from orchestrator.cli import output, submission
+import typer
+
+from orchestrator.bootstrap import open_house
+from orchestrator.cli import output
 from orchestrator.cli.entry import perform
-from orchestrator.decide.deadlines import of_queued
-from orchestrator.domain.task import Entrypoint, TraceProfile
+from orchestrator.cli.submission import AsJson, Submission, enqueue, prepare, taking, whole_id
+from orchestrator.cli.tasks import TaskId
+from orchestrator.domain.errors import NotPossible
 from orchestrator.settings import Settings
 
 
+@taking(Submission)
 def submit(
-    command: submission.Command = None,
-    pool: submission.PoolName = "default",
-    inputs: submission.Inputs = None,
-    outputs: submission.Outputs = None,
-    environment: submission.Environment = None,
-    timeout: submission.Timeout = None,
-    memory: submission.Memory = None,
-    entrypoint: submission.EntrypointName = Entrypoint.COMMAND,
-    trace: submission.Trace = TraceProfile.AUDIT,
-    name: submission.Name = "",
-    as_json: submission.AsJson = False,
+    submission: Submission,
+    hold: Annotated[bool, typer.Option("--hold", help="Let it wait for mayfly release.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Queue a task; a runner (mayfly up, mayfly runner) will take it. Prints its id."""
     settings = Settings.from_environment()
 
     async def work() -> None:
         async with open_house(settings) as house:
-            spec = await submission.prepare(
-                house,
-                pool=pool,
-                command=command,
-                inputs=inputs,
-                outputs=outputs,
-                environment=environment,
-                seconds=timeout,
-                memory=memory,
-                entrypoint=entrypoint,
-                trace=trace,
-                name=name,
-            )
-            now = house.store.clock.now()
-            deadline_at = of_queued(spec.terms, (await load_pools(house.settings))[pool], now)
-            task = await house.store.tasks.submit(spec, now=now, deadline_at=deadline_at)
-            runners = await house.store.runners.alive(now=datetime.now(UTC))
+            spec, pool = await prepare(house, submission)
+            task = await enqueue(house, spec, pool, key=submission.key, hold=hold)
+            served = await house.store.runners.serving(pool.name, now=house.store.clock.now())
         if as_json:
             output.as_json({"id": task.id, "state": task.state})
         else:
             output.say(task.id)
-            if not any(pool in runner.pools for runner in runners):
+            if not served:
                 output.note("no runner is alive for this pool: start one with mayfly up")
+
+    perform(work())
+
+
+def release(
+    task: TaskId,
+    after: Annotated[
+        list[str] | None, typer.Option("--after", metavar="TASK", help="Only once this one has FINISHED. Repeatable.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Queue a task that was submitted with --hold."""
+    settings = Settings.from_environment()
+
+    async def work() -> None:
+        async with open_house(settings) as house:
+            tasks, now = house.store.tasks, house.store.clock.now()
+            found = await tasks.get(task)
+            if after:
+                await tasks.depend(found.id, [await whole_id(house, each) for each in after], now=now)
+            if not await tasks.release(found.id, now=now):
+                raise NotPossible("task", f"{found.id} is not on hold: it is {found.state}", "see mayfly show")
+            released = await tasks.get(found.id)
+        if as_json:
+            output.as_json({"id": released.id, "state": released.state})
+        else:
+            output.say(f"{released.id} is released")
 
     perform(work())

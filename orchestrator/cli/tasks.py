@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from datetime import UTC, datetime
-from typing import Annotated
+from collections.abc import Mapping
+from typing import Annotated, Any
 
 import typer
 
@@ -14,9 +14,12 @@ from orchestrator.cli import output
 from orchestrator.cli.entry import perform
 from orchestrator.cli.follow import POLL_SECONDS, Output
 from orchestrator.cli.submission import AsJson
+from orchestrator.domain.errors import InvalidPool
+from orchestrator.domain.pool import Pool
 from orchestrator.domain.task import TaskState
-from orchestrator.reports.task import report_of, waits_for
-from orchestrator.reports.text import lines
+from orchestrator.reports.task import report_of
+from orchestrator.reports.text import lines, standing_line
+from orchestrator.reports.waiting import Line, is_canceling, standing_json
 from orchestrator.settings import Settings
 
 TaskId = Annotated[str, typer.Argument(metavar="TASK", help="A task's id, or the beginning or end of it.")]
@@ -34,39 +37,58 @@ def list_(
     async def work() -> None:
         async with open_house(settings) as house:
             tasks = await house.store.tasks.list(states=state, pool=pool, limit=limit)
+            machines = {vm.task_id for vm in await house.store.vms.open()}
+            line = Line(house.store, await _pools(settings))
+            rows: list[dict[str, Any]] = [
+                {
+                    "id": task.id,
+                    "name": task.spec.name,
+                    "pool": task.spec.pool,
+                    "state": task.state,
+                    "stage": task.stage,
+                    "reason": task.reason,
+                    "message": task.message,
+                    "waits_for": standing_json(await line.standing(task)),
+                    "canceling": is_canceling(task, task.id in machines),
+                    "priority": task.priority,
+                    "exit_code": task.exit_code,
+                    "attempt": task.attempt,
+                    "submitted_at": task.submitted_at,
+                    "finished_at": task.finished_at,
+                }
+                for task in tasks
+            ]
         if as_json:
-            output.as_json(
-                [
-                    {
-                        "id": task.id,
-                        "name": task.spec.name,
-                        "pool": task.spec.pool,
-                        "state": task.state,
-                        "stage": task.stage,
-                        "reason": task.reason,
-                        "message": task.message,
-                        "exit_code": task.exit_code,
-                        "attempt": task.attempt,
-                        "submitted_at": task.submitted_at,
-                        "finished_at": task.finished_at,
-                    }
-                    for task in tasks
-                ]
-            )
+            output.as_json(rows)
             return
         output.table(
             ("task", "name", "pool", "state", "stage", "message", "submitted"),
             (
                 (
-                    *(task.id, task.spec.name, task.spec.pool, task.state, task.stage, task.message),
-                    output.ago(task.submitted_at),
+                    *(row["id"], row["name"], row["pool"], row["state"], row["stage"]),
+                    *(_message(row), output.ago(row["submitted_at"])),
                 )
-                for task in tasks
+                for row in rows
             ),
             empty="no task yet: mayfly run -- echo hello",
         )
 
     perform(work())
+
+
+def _message(row: dict[str, Any]) -> str:
+    if row["canceling"]:
+        return "canceling: its machine is not gone yet"
+    return standing_line(row["waits_for"]) if row["waits_for"] else str(row["message"])
+
+
+async def _pools(settings: Settings) -> Mapping[str, Pool]:
+    """Those of the inventory. One that cannot be read keeps nobody from looking at tasks: it is told instead."""
+    try:
+        return await load_pools(settings)
+    except InvalidPool as problem:
+        output.note(f"the inventory cannot be read: {problem}")
+        return {}
 
 
 def show(task: TaskId, as_json: AsJson = False) -> None:
@@ -76,10 +98,8 @@ def show(task: TaskId, as_json: AsJson = False) -> None:
     async def work() -> None:
         async with open_house(settings) as house:
             row = await house.store.tasks.get(task)
-            waiting = None
-            if row.state is TaskState.QUEUED:
-                waiting = await waits_for(house.store, row, await load_pools(settings), now=datetime.now(UTC))
-            report = await report_of(house.store, house.artifacts, row, waiting=waiting)
+            standing = await Line(house.store, await _pools(settings)).standing(row)
+            report = await report_of(house.store, house.artifacts, row, standing=standing)
         if as_json:
             output.as_json(report)
             return
@@ -127,7 +147,7 @@ def cancel(task: TaskId, as_json: AsJson = False) -> None:
     async def work() -> None:
         async with open_house(settings) as house:
             found = await house.store.tasks.get(task)
-            after = await house.store.tasks.request_cancel(found.id, now=datetime.now(UTC))
+            after = await house.store.tasks.request_cancel(found.id, now=house.store.clock.now())
         if as_json:
             output.as_json({"id": after.id, "state": after.state, "cancel_requested_at": after.cancel_requested_at})
         elif after.state is TaskState.CANCELED:

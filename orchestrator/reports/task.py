@@ -7,48 +7,36 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-from collections.abc import Iterator, Mapping
-from datetime import datetime
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from orchestrator.artifacts import Artifacts, Log, LogName, Tree
-from orchestrator.decide.admission import Capacity, room_for
-from orchestrator.domain.pool import Pool
-from orchestrator.domain.task import TaskState
-from orchestrator.store import AttemptRow, EventKind, Store, TaskRow, VmRow
+from orchestrator.domain.vm import VmState
+from orchestrator.reports.waiting import Standing, is_canceling, standing_json
+from orchestrator.store import AttemptRow, EventKind, EventRow, Store, TaskRow, VmRow
 from orchestrator.trace.summary import Summary, summarize
 
 Report = dict[str, Any]
 
 
-async def waits_for(store: Store, task: TaskRow, pools: Mapping[str, Pool], *, now: datetime) -> str | None:
-    """Why a task that is QUEUED does not run yet, in words; None: it does not wait, or its turn comes now."""
-    if task.state is not TaskState.QUEUED:
-        return None
-    pool = pools.get(task.spec.pool)
-    if pool is None:
-        return f"the inventory has no pool {task.spec.pool!r} any more"
-    open_vms = sum(vm.pool == pool.name for vm in await store.vms.open())
-    room = room_for(pool, Capacity(), open_vms=open_vms)
-    if room.count == 0:
-        return f"no room: {room.message}"
-    if not any(pool.name in runner.pools for runner in await store.runners.alive(now=now)):
-        return "no runner is alive for its pool: start one with mayfly up"
-    return None
+_ENDS = (EventKind.TASK_REQUEUED, EventKind.TASK_FINISHED, EventKind.TASK_FAILED, EventKind.TASK_CANCELED)
+_ALL = 1_000_000
 
 
-async def report_of(store: Store, artifacts: Artifacts, task: TaskRow, *, waiting: str | None = None) -> Report:
-    """The whole report, as docs/reference/report.md explains it; `waiting` is what `waits_for` said."""
+async def report_of(store: Store, artifacts: Artifacts, task: TaskRow, *, standing: Standing | None = None) -> Report:
+    """The whole report, as docs/reference/report.md explains it; `standing` is what `waiting.Line` said."""
     vms = {vm.id: vm for vm in await store.vms.of_task(task.id)}
+    events = await store.events.list(task_id=task.id, limit=_ALL)
     attempts = [
-        await asyncio.to_thread(_attempt, attempt, vms.get(attempt.vm_id or ""), artifacts)
+        await asyncio.to_thread(_attempt, attempt, vms.get(attempt.vm_id or ""), events, artifacts)
         for attempt in await store.attempts.of_task(task.id)
     ]
     notes = [
         {"at": event.at, "attempt": event.attempt, "message": event.data["message"]}
-        for event in await store.events.list(task_id=task.id)
+        for event in events
         if event.kind == EventKind.NOTE
     ]
+    left = any(vm.state is not VmState.DESTROYED for vm in vms.values())
     spec = task.spec
     return {
         "id": task.id,
@@ -57,31 +45,42 @@ async def report_of(store: Store, artifacts: Artifacts, task: TaskRow, *, waitin
         "stage": task.stage,
         "reason": task.reason,
         "message": task.message,
-        "waits_for": waiting,
+        "waits_for": standing_json(standing),
         "exit_code": task.exit_code,
         "cancel_requested_at": task.cancel_requested_at,
+        "canceling": is_canceling(task, left),
         "pool": spec.pool,
+        "frontend": task.frontend,
         "command": list(spec.command),
         "entrypoint": spec.entrypoint,
         "trace_profile": spec.trace,
         "inputs": [dataclasses.asdict(each) for each in spec.inputs],
         "outputs": list(spec.outputs),
+        **dataclasses.asdict(spec.limits),
+        **dataclasses.asdict(spec.terms),
+        "idempotency_key": task.idempotency_key,
         "submitted_at": task.submitted_at,
         "started_at": task.started_at,
         "finished_at": task.finished_at,
+        "deadline_at": task.deadline_at,
         "attempts": attempts,
         "notes": notes,
     }
 
 
-def _attempt(attempt: AttemptRow, vm: VmRow | None, artifacts: Artifacts) -> Report:
+def _attempt(attempt: AttemptRow, vm: VmRow | None, events: Sequence[EventRow], artifacts: Artifacts) -> Report:
     outputs = artifacts.outputs(attempt.task_id, attempt.number)
     outcome = attempt.outcome
+    end = next((event for event in events if event.attempt == attempt.number and event.kind in _ENDS), None)
     return {
         "number": attempt.number,
         "runner": attempt.runner_id,
         "started_at": attempt.started_at,
         "finished_at": attempt.finished_at,
+        "reason": None if end is None else end.data.get("reason"),
+        "message": "" if end is None else end.data.get("message", ""),
+        "requeued": end is not None and end.kind == EventKind.TASK_REQUEUED,
+        "host": attempt.host,
         "stages": [
             {"stage": stage, "started_at": start, "seconds": None if end is None else (end - start).total_seconds()}
             for stage, (start, end) in attempt.timings.items()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from orchestrator.domain.task import Delivery
 from orchestrator.reports.task import Report
 
 
@@ -12,11 +13,19 @@ def lines(report: Report) -> Iterator[str]:
     """The report, a line at a time. Text in it may come from a guest: whoever prints it makes it printable."""
     name = f" ({report['name']})" if report["name"] else ""
     yield f"task      {report['id']}{name}"
-    yield f"state     {report['state']}" + (f", {report['stage']}" if report["stage"] else "") + _because(report)
+    canceling = ", canceling" if report["canceling"] else ""
+    yield (
+        f"state     {report['state']}"
+        + (f", {report['stage']}" if report["stage"] else "")
+        + canceling
+        + _because(report)
+    )
     if report["waits_for"]:
-        yield f"waits     {report['waits_for']}"
+        yield f"waits     {standing_line(report['waits_for'])}"
     yield f"command   {' '.join(_shown(word) for word in report['command'])}"
     yield f"pool      {report['pool']}, entry point {report['entrypoint']}, trace {report['trace_profile']}"
+    if terms := ", ".join(_terms(report)):
+        yield f"terms     {terms}"
     for each in report["inputs"]:
         yield f"input     {each['source']} → /task/in/{each['dest']}  {each['blob'][:12]}"
     for attempt in report["attempts"]:
@@ -26,8 +35,43 @@ def lines(report: Report) -> Iterator[str]:
         yield f"note      {note['message']}"
 
 
+def standing_line(waits: dict[str, Any]) -> str:
+    """What a task waits for, with how long that may take, if anything is known of that."""
+    seconds = waits["estimate_seconds"]
+    return str(waits["message"]) + ("" if seconds is None else f"; its turn comes in about {duration(seconds)}")
+
+
+def duration(seconds: float) -> str:
+    """Seconds as people say them, in the largest unit that fits.
+
+    >>> duration(90), duration(7.4)
+    ('2 min', '7 s')
+    """
+    for size, unit in ((86400, "d"), (3600, "h"), (60, "min")):
+        if seconds >= size:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{max(0.0, seconds):.0f} s"
+
+
+def _terms(report: Report) -> Iterator[str]:
+    """What is not as it is when nothing is said."""
+    if report["priority"]:
+        yield f"priority {report['priority']}"
+    if report["not_before"]:
+        yield f"not before {report['not_before'].isoformat(timespec='seconds')}"
+    if report["depends_on"]:
+        yield f"after {', '.join(report['depends_on'])}"
+    if report["delivery"] != Delivery.AT_LEAST_ONCE:
+        yield str(report["delivery"]).replace("_", " ")
+    if report["max_attempts"]:
+        yield f"at most {report['max_attempts']} attempts"
+    if report["retry_job"]:
+        yield "tried again also when the process ends badly"
+
+
 def _attempt_lines(attempt: dict[str, Any]) -> Iterator[str]:
-    yield f"attempt {attempt['number']}"
+    why = f": {attempt['message']}" if attempt["message"] else ""
+    yield f"attempt {attempt['number']}" + (" (tried again)" if attempt["requeued"] else "") + why
     for stage in attempt["stages"]:
         seconds = "…" if stage["seconds"] is None else f"{stage['seconds']:7.2f} s"
         yield f"  {stage['stage']:<14}{seconds}"

@@ -1,4 +1,4 @@
-"""The scheduler: APScheduler with a table of chore and interval, nothing else."""
+"""The scheduler: APScheduler with a table of chore and interval, run by the one scheduler that leads."""
 
 from __future__ import annotations
 
@@ -6,42 +6,56 @@ import asyncio
 import logging
 from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import Protocol
 
 from apscheduler.schedulers.asyncio import AsyncIOScheduler
-from sqlalchemy.exc import SQLAlchemyError
 
-from orchestrator.domain.errors import MayflyError
-from orchestrator.opennebula import Cloud
+from orchestrator import log
+from orchestrator.scheduler.admit import Admit
+from orchestrator.scheduler.deadlines import Deadlines
+from orchestrator.scheduler.leader import LEADER_SECONDS, Leadership
+from orchestrator.scheduler.pools import Pools
+from orchestrator.scheduler.prune import Prune
 from orchestrator.scheduler.reap import Reap
-from orchestrator.store import Store
+from orchestrator.scheduler.schedules import Schedules
+from orchestrator.scheduler.sweep import Sweep
+from orchestrator.scheduler.upkeep import TROUBLE, Chore, Upkeep
 
 _log = logging.getLogger(__name__)
 
-
-class Chore(Protocol):
-    """One periodic upkeep job."""
-
-    interval_seconds: float
-
-    async def run_once(self, store: Store, cloud: Cloud) -> list[str]:
-        """Do what is due now; a line for each thing done."""
-
-
-CHORES: dict[str, Callable[[], Chore]] = {"reap": Reap}
+CHORES: dict[str, Callable[[Upkeep], Chore]] = {
+    "admit": Admit,
+    "schedules": Schedules,
+    "deadlines": Deadlines,
+    "reap": Reap,
+    "pools": Pools,
+    "prune": Prune,
+    "sweep": Sweep,
+}
 
 
-async def serve(store: Store, cloud: Cloud, stop: asyncio.Event) -> None:
-    """Run every chore at its interval until `stop`. A chore that fails is logged, and comes again."""
+async def serve(upkeep: Upkeep, stop: asyncio.Event, *, leader_seconds: float | None = None) -> None:
+    """Run every chore at its interval until `stop`, while no other scheduler leads. A chore that fails is logged, and
+    comes again. `leader_seconds`: a leader that dies is followed within that time."""
+    leadership = Leadership(upkeep.store, leader_seconds or min(LEADER_SECONDS, upkeep.lease_seconds))
+    try:
+        while await leadership.won(stop):
+            with log.bound(term=leadership.term):
+                await _act(upkeep, leadership, stop)
+    finally:
+        await leadership.give_up()
+
+
+async def _act(upkeep: Upkeep, leadership: Leadership, stop: asyncio.Event) -> None:
+    """One term, from its beginning to its end. What a chore was in the middle of is given up: each write is guarded."""
+    _log.info("this scheduler leads, in term %s", leadership.term)
     scheduler = AsyncIOScheduler(timezone=UTC)
-    for name, make in CHORES.items():
-        chore = make()
+    rounds = [_Rounds(name, make(upkeep), leadership) for name, make in CHORES.items()]
+    for each in rounds:
         scheduler.add_job(
-            _run,
+            each.run,
             "interval",
-            seconds=chore.interval_seconds,
-            args=(name, chore, store, cloud),
-            id=name,
+            seconds=each.chore.interval_seconds,
+            id=each.name,
             max_instances=1,
             coalesce=True,
             misfire_grace_time=None,
@@ -49,14 +63,44 @@ async def serve(store: Store, cloud: Cloud, stop: asyncio.Event) -> None:
         )
     scheduler.start()
     try:
-        await stop.wait()
+        await leadership.kept(stop)
     finally:
         scheduler.shutdown(wait=False)
+        await asyncio.gather(*(each.end() for each in rounds))
+        await leadership.settled()
 
 
-async def _run(name: str, chore: Chore, store: Store, cloud: Cloud) -> None:
-    try:
-        for line in await chore.run_once(store, cloud):
-            _log.info("chore %s: %s", name, line)
-    except (MayflyError, SQLAlchemyError, OSError) as trouble:
-        _log.warning("chore %s failed, and comes again: %s", name, trouble)
+class _Rounds:
+    """The rounds of one chore in one term."""
+
+    def __init__(self, name: str, chore: Chore, leadership: Leadership) -> None:
+        self.name = name
+        self.chore = chore
+        self._leadership = leadership
+        self._running: asyncio.Task[None] | None = None
+        self._trouble = ""
+
+    async def run(self) -> None:
+        """One round. Trouble that lasts is told once, and so is its end."""
+        self._running = asyncio.current_task()
+        try:
+            if not await self._leadership.holds():
+                return
+            for line in await self.chore.run_once():
+                _log.info("chore %s: %s", self.name, line)
+            if self._trouble:
+                _log.warning("chore %s: works again", self.name)
+            self._trouble = ""
+        except TROUBLE as trouble:
+            if str(trouble) != self._trouble:
+                _log.warning("chore %s failed, and comes again: %s", self.name, trouble)
+            self._trouble = str(trouble) or type(trouble).__name__
+        finally:
+            self._running = None
+
+    async def end(self) -> None:
+        """Give up the round that is under way."""
+        running = self._running
+        if running is not None:
+            running.cancel()
+            await asyncio.gather(running, return_exceptions=True)

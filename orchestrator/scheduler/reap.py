@@ -1,17 +1,17 @@
 """Close what nobody answers for: leases that ran out, VMs whose attempt is over, machines that no row knows.
 
-The decisions are `decide.reap`'s; a machine that merely looks lost is touched at its second sighting only, so the
-suspects of one round are kept for the next.
+The decisions are `decide.reap`'s; what merely looks lost is touched at its second sighting only, so the suspects of one
+round are kept for the next.
 """
 
 from __future__ import annotations
 
 import asyncio
-from datetime import UTC, datetime, timedelta
+import random
+from datetime import datetime, timedelta
 from typing import assert_never
 
-from sqlalchemy.exc import SQLAlchemyError
-
+from orchestrator.decide import deadlines, retry
 from orchestrator.decide.reap import (
     Adopt,
     Close,
@@ -27,107 +27,180 @@ from orchestrator.decide.reap import (
     SeenVm,
     reap,
 )
-from orchestrator.domain.errors import MayflyError
-from orchestrator.domain.outcome import Verdict, failed
-from orchestrator.domain.task import TaskState
+from orchestrator.decide.retry import Failure, GiveUp, Retry
+from orchestrator.domain.outcome import Reason, Verdict
+from orchestrator.domain.pool import Pool
+from orchestrator.domain.task import Stage, TaskState
 from orchestrator.domain.vm import VmState
-from orchestrator.opennebula import Cloud, Phase
-from orchestrator.store import Finished, Lease, Store, VmMoved
+from orchestrator.opennebula import Phase
+from orchestrator.scheduler.upkeep import TROUBLE, Upkeep
+from orchestrator.store import AttemptRow, EventKind, Finished, Lease, Requeued, TaskRow, VmMoved
 
-TERMINATE_SECONDS = 30.0
+TERMINATE_SECONDS = 15.0
 AGAIN_SECONDS = 60.0
+LONGEST_INTERVAL_SECONDS = 20.0
+EVERYTHING = 1_000_000
 
 
 class Reap:
     """The chore. `suspects`: what the last round saw and did not touch yet."""
 
-    interval_seconds = 10.0
+    looks_twice = True
 
-    def __init__(self) -> None:
+    def __init__(self, upkeep: Upkeep) -> None:
+        self._upkeep = upkeep
         self.suspects: frozenset[str] = frozenset()
 
-    async def run_once(self, store: Store, cloud: Cloud) -> list[str]:
+    @property
+    def interval_seconds(self) -> float:
+        """Two heartbeats of a runner: the lease of a living one has moved in between."""
+        return min(LONGEST_INTERVAL_SECONDS, self._upkeep.lease_seconds / 3)
+
+    async def run_once(self) -> list[str]:
         """Load, decide, apply; a line for each thing done. Raises CloudError when OpenNebula cannot be asked."""
-        now = datetime.now(UTC)
-        found = reap(await _load(store, cloud, now), self.suspects, now)
+        store = self._upkeep.store
+        now = store.clock.now()
+        cut = await store.tasks.shorten_leases(now=now, longest_seconds=2 * self._upkeep.lease_seconds)
+        found = reap(await self._load(now), self.suspects, now)
         self.suspects = found.suspects
-        done = await asyncio.gather(*(_carry_out(plan, store, cloud) for plan in found.plans))
-        return [line for lines in done for line in lines]
+        done = await asyncio.gather(*(self._carry_out(plan) for plan in found.plans))
+        told = [f"{cut} leases reached too far ahead: the clock was put back"] if cut else []
+        return told + [line for lines in done for line in lines]
+
+    async def _load(self, now: datetime) -> Facts:
+        # The machines first: one that is made between the readings then has its row, and is no orphan.
+        store, cloud = self._upkeep.store, self._upkeep.cloud
+        seen = [
+            SeenVm(vm.id, vm.tags.get("MAYFLY_VM", ""), vm.phase is Phase.DONE)
+            for vm in await cloud.vms(store.installation_id)
+        ]
+        vms = [
+            OpenVm(vm.id, vm.cloud_id, vm.state, vm.deadline_at or now, vm.task_id, vm.attempt)
+            for vm in await store.vms.open()
+        ]
+        held = await store.tasks.list(states=(TaskState.RUNNING, TaskState.WAITING), limit=EVERYTHING)
+        return Facts([each for task in held if (each := await self._held(task, now))], vms, seen)
+
+    async def _held(self, task: TaskRow, now: datetime) -> HeldTask | None:
+        if task.runner_id is None or task.lease_expires_at is None or task.deadline_at is None:
+            return None
+        expired = task.lease_expires_at <= now
+        attempt = await self._attempt(task.id, task.attempt) if expired else None
+        return HeldTask(
+            task_id=task.id,
+            attempt=task.attempt,
+            runner_id=task.runner_id,
+            lease_expires_at=task.lease_expires_at,
+            deadline_at=task.deadline_at,
+            stage=task.stage,
+            started=attempt is None or Stage.EXECUTING in attempt.timings,
+            cancel_requested=task.cancel_requested_at is not None,
+            verdict=None if attempt is None else attempt.verdict,
+        )
+
+    async def _attempt(self, task_id: str, number: int) -> AttemptRow | None:
+        attempts = await self._upkeep.store.attempts.of_task(task_id)
+        return next((attempt for attempt in attempts if attempt.number == number), None)
+
+    async def _carry_out(self, plan: Plan) -> list[str]:
+        """Do its steps, beside the other plans: a machine that will not go keeps none of them from being done. A line
+        for each step that was done; the first that was not ends the plan."""
+        done: list[str] = []
+        try:
+            for step in plan:
+                line = await self._apply(step)
+                if not line:
+                    break
+                done.append(line)
+        except TROUBLE as trouble:
+            done.append(f"not done yet: {trouble}")
+        return done
+
+    async def _apply(self, decision: Decision) -> str:
+        """Do it; say what was done, or nothing when it came too late."""
+        store, cloud = self._upkeep.store, self._upkeep.cloud
+        now = store.clock.now()
+        match decision:
+            case Expire(task, failure):
+                return await self._expire(task, failure)
+            case Conclude(task, verdict):
+                return await self._finish(task, verdict)
+            case Adopt(vm_id, cloud_id):
+                done = await store.vms.set_cloud_id(vm_id, cloud_id, now=now)
+                return f"vm {vm_id} is OpenNebula's {cloud_id}" if done else ""
+            case Destroy(vm_id, cloud_id, because):
+                again = now + timedelta(seconds=AGAIN_SECONDS)
+                moved = VmMoved(vm_id, VmState.DESTROYING, None, deadline_at=again, because=because)
+                await store.vms.move(moved, now=now)
+                await cloud.terminate(cloud_id, within=TERMINATE_SECONDS)
+                return await self._close(vm_id, f"OpenNebula says DONE of VM {cloud_id}")
+            case DestroyOrphan(cloud_id, because):
+                await cloud.terminate(cloud_id, within=TERMINATE_SECONDS)
+                return f"OpenNebula's VM {cloud_id} is destroyed: {because}"
+            case Close(vm_id, proof):
+                return await self._close(vm_id, proof)
+            case _:
+                assert_never(decision)
+
+    async def _expire(self, held: HeldTask, failure: Failure) -> str:
+        """Another attempt, or the end, as `decide.retry` says."""
+        store = self._upkeep.store
+        task = await store.tasks.get(held.task_id)
+        pool = self._upkeep.pools.get(task.spec.pool) or Pool(name=task.spec.pool, image="")
+        requeued = [
+            Reason(event.data["reason"])
+            for event in await store.events.list(task_id=task.id, limit=EVERYTHING)
+            if event.kind == EventKind.TASK_REQUEUED
+        ]
+        answer = retry.after(
+            failure,
+            terms=task.spec.terms,
+            pool=pool,
+            attempt=held.attempt,
+            rand=random.random(),
+            earlier=requeued,
+        )
+        match answer:
+            case GiveUp(verdict):
+                return await self._finish(held, verdict)
+            case Retry():
+                return await self._requeue(held, task, pool, answer)
+            case _:
+                assert_never(answer)
+
+    async def _requeue(self, held: HeldTask, task: TaskRow, pool: Pool, answer: Retry) -> str:
+        store = self._upkeep.store
+        now = store.clock.now()
+        attempt = await self._attempt(task.id, held.attempt) if answer.avoid_host else None
+        requeued = Requeued(
+            _lease(held),
+            answer.reason,
+            answer.message,
+            not_before=now + timedelta(seconds=answer.after_seconds),
+            deadline_at=deadlines.of_requeued(answer, task.spec.terms, pool, submitted_at=task.submitted_at, now=now),
+            avoid=tuple(dict.fromkeys((*task.avoid, *([attempt.host] if attempt and attempt.host else [])))),
+        )
+        went = await store.tasks.requeue(requeued, now=now, if_expired=True)
+        return "" if went is None else f"task {task.id} is {went.lower()} again: {answer.message}"
+
+    async def _finish(self, held: HeldTask, verdict: Verdict) -> str:
+        store = self._upkeep.store
+        finished = Finished.by(_lease(held), verdict)
+        done = await store.tasks.finish(finished, now=store.clock.now(), if_expired=True)
+        return f"task {held.task_id} {verdict.state.lower()}: {verdict.message}" if done else ""
+
+    async def _close(self, vm_id: str, proof: str) -> str:
+        """A machine that ended unasked is DESTROYING for a moment first: no other move leads to DESTROYED."""
+        vms, now = self._upkeep.store.vms, self._upkeep.store.clock.now()
+        again = now + timedelta(seconds=AGAIN_SECONDS)
+        ends = VmMoved(vm_id, VmState.DESTROYING, None, deadline_at=again, because=proof)
+        closed = VmMoved(vm_id, VmState.DESTROYED, None, close_proof=proof)
+        if not await vms.move(closed, now=now):
+            await vms.move(ends, now=now)
+            if not await vms.move(closed, now=now):
+                return ""
+        return f"vm {vm_id} is closed: {proof}"
 
 
-async def _load(store: Store, cloud: Cloud, now: datetime) -> Facts:
-    # The machines first: one that is made between the two readings then has its row, and is no orphan.
-    seen = [
-        SeenVm(vm.id, vm.tags.get("MAYFLY_VM", ""), vm.phase is Phase.DONE)
-        for vm in await cloud.vms(store.installation_id)
-    ]
-    vms = [
-        OpenVm(vm.id, vm.cloud_id, vm.state, vm.deadline_at or now, vm.task_id, vm.attempt)
-        for vm in await store.vms.open()
-    ]
-    # No runner adopts yet: without its stage, an attempt that was executing is ended as any other.
-    held = [
-        HeldTask(task.id, task.attempt, task.runner_id, task.lease_expires_at, datetime.max.replace(tzinfo=UTC))
-        for task in await store.tasks.list(states=(TaskState.RUNNING, TaskState.WAITING), limit=100_000)
-        if task.runner_id is not None and task.lease_expires_at is not None
-    ]
-    return Facts(held, vms, seen)
-
-
-async def _carry_out(plan: Plan, store: Store, cloud: Cloud) -> list[str]:
-    """Do its steps, beside the other plans: a machine that will not go keeps none of them from being done. A line for
-    each step that was done; the first that was not ends the plan."""
-    done: list[str] = []
-    try:
-        for step in plan:
-            line = await _apply(step, store, cloud)
-            if not line:
-                break
-            done.append(line)
-    except (MayflyError, SQLAlchemyError, OSError) as trouble:
-        done.append(f"not done yet: {trouble}")
-    return done
-
-
-async def _apply(decision: Decision, store: Store, cloud: Cloud) -> str:
-    """Do it; say what was done, or nothing when it came too late."""
-    now = datetime.now(UTC)
-    match decision:
-        case Expire(task, failure):
-            return await _finish(store, task, failed(failure.reason, failure.message), now)
-        case Conclude(task, verdict):
-            return await _finish(store, task, verdict, now)
-        case Adopt(vm_id, cloud_id):
-            done = await store.vms.set_cloud_id(vm_id, cloud_id, now=now)
-            return f"vm {vm_id} is OpenNebula's {cloud_id}" if done else ""
-        case Destroy(vm_id, cloud_id, because):
-            again = now + timedelta(seconds=AGAIN_SECONDS)
-            moved = VmMoved(vm_id, VmState.DESTROYING, None, deadline_at=again, because=because)
-            await store.vms.move(moved, now=now)
-            await cloud.terminate(cloud_id, within=TERMINATE_SECONDS)
-            return await _close(store, vm_id, f"OpenNebula says DONE of VM {cloud_id}")
-        case DestroyOrphan(cloud_id, because):
-            await cloud.terminate(cloud_id, within=TERMINATE_SECONDS)
-            return f"OpenNebula's VM {cloud_id} is destroyed: {because}"
-        case Close(vm_id, proof):
-            return await _close(store, vm_id, proof)
-        case _:
-            assert_never(decision)
-
-
-async def _finish(store: Store, task: HeldTask, verdict: Verdict, now: datetime) -> str:
-    lease = Lease(task.task_id, task.attempt, task.runner_id)
-    done = await store.tasks.finish(Finished.by(lease, verdict), now=now, if_expired=True)
-    return f"task {task.task_id} {verdict.state.lower()}: {verdict.message}" if done else ""
-
-
-async def _close(store: Store, vm_id: str, proof: str) -> str:
-    """A machine that ended unasked is DESTROYING for a moment first: no other move leads to DESTROYED."""
-    now = datetime.now(UTC)
-    ends = VmMoved(vm_id, VmState.DESTROYING, None, deadline_at=now + timedelta(seconds=AGAIN_SECONDS), because=proof)
-    closed = VmMoved(vm_id, VmState.DESTROYED, None, close_proof=proof)
-    if not await store.vms.move(closed, now=now):
-        await store.vms.move(ends, now=now)
-        if not await store.vms.move(closed, now=now):
-            return ""
-    return f"vm {vm_id} is closed: {proof}"
+def _lease(held: HeldTask) -> Lease:
+    return Lease(held.task_id, held.attempt, held.runner_id)

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from orchestrator.artifacts import Artifacts
+from orchestrator.decide.waiting import Waiting
+from orchestrator.domain.outcome import Reason, stopped
 from orchestrator.domain.pool import Pool
-from orchestrator.domain.task import TaskSpec
-from orchestrator.reports.task import report_of, waits_for
+from orchestrator.domain.task import TaskSpec, TaskState
+from orchestrator.domain.vm import VmState
+from orchestrator.reports.task import Report, report_of
 from orchestrator.reports.text import lines
-from orchestrator.store import Store, VmRequest
+from orchestrator.reports.waiting import Line, Standing
+from orchestrator.store import Claim, Finished, Requeued, Store, TaskRow, VmMoved, VmRequest
 from tests.conformance.queueing import register, submit
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
@@ -30,16 +35,81 @@ async def test_a_note_is_in_the_report_of_its_task_and_in_no_other(tmp_path: Pat
 async def test_a_task_that_waits_says_what_for(tmp_path: Path) -> None:
     pools = {"p": Pool(name="p", image="debian-12", max_vms=1)}
     async with await Store.open(f"sqlite+aiosqlite:///{tmp_path / 'mayfly.db'}") as store:
-        task = await submit(store, TaskSpec(pool="p", command=("true",)), now=NOW)
-        assert "no pool 'p'" in str(await waits_for(store, task, {}, now=NOW))
-        assert "no runner is alive" in str(await waits_for(store, task, pools, now=NOW))
-        runner = await register(store, host="here", pid=1, pools=("p",), now=NOW)
-        assert await waits_for(store, task, pools, now=NOW) is None
-        vm = VmRequest(pool="p", image_version="v", runner_id=runner.id, deadline_at=NOW + timedelta(minutes=1))
-        assert await store.vms.request(vm, now=NOW) is not None
-        waiting = await waits_for(store, task, pools, now=NOW)
-        assert waiting == "no room: pool p may have 1 machines, and has 1"
-        report = await report_of(store, Artifacts(tmp_path / "artifacts"), task, waiting=waiting)
-        assert f"waits     {waiting}" in list(lines(report))
-        canceled = await store.tasks.request_cancel(task.id, now=NOW)
-        assert await waits_for(store, canceled, pools, now=NOW) is None
+        now = store.clock.now()
+        task = await submit(store, TaskSpec(pool="p", command=("true",)), now=now)
+        behind = await submit(store, TaskSpec(pool="p", command=("true",)), now=now + timedelta(milliseconds=9))
+
+        async def standing(task: TaskRow, pools: Mapping[str, Pool] = pools) -> Standing:
+            found = await Line(store, pools).standing(await store.tasks.get(task.id))
+            assert found is not None
+            return found
+
+        assert (await standing(task, {})).waiting.reason is Reason.NO_SUCH_POOL
+        assert (await standing(task)).waiting.reason is Reason.NO_RUNNER
+        runner = await register(store, host="here", pid=1, pools=("p",), now=now)
+        assert (await standing(task)).waiting.message == "it is the next one"
+        assert (await standing(behind)).waiting.message == "1 task is before it"
+        assert [(await standing(each)).position for each in (task, behind)] == [1, 2]
+        vm = VmRequest(pool="p", image_version="v", runner_id=runner.id, deadline_at=now + timedelta(minutes=1))
+        assert await store.vms.request(vm, now=now) is not None
+        full = await standing(task)
+        assert full.waiting == Waiting(Reason.NO_CAPACITY, "pool p may have 1 machines, and has 1")
+        report = await report_of(store, Artifacts(tmp_path / "artifacts"), task, standing=full)
+        assert f"waits     {full.waiting.message}" in list(lines(report))
+        assert report["waits_for"]["reason"] == "no_capacity"
+        canceled = await store.tasks.request_cancel(task.id, now=now)
+        assert await Line(store, pools).standing(canceled) is None
+
+
+async def test_canceling_is_shown_until_the_machine_is_gone(tmp_path: Path) -> None:
+    async with await Store.open(f"sqlite+aiosqlite:///{tmp_path / 'mayfly.db'}") as store:
+        artifacts = Artifacts(tmp_path / "artifacts")
+        task, claim = await submitted_and_claimed(store)
+        now = store.clock.now()
+        vm = VmRequest(
+            *("p", "v", claim.lease.runner_id, now + timedelta(minutes=1)),
+            lease=claim.lease,
+        )
+        made = await store.vms.request(vm, now=now)
+        assert made is not None
+
+        async def report() -> Report:
+            return await report_of(store, artifacts, await store.tasks.get(task.id))
+
+        assert (await report())["canceling"] is False
+        await store.tasks.request_cancel(task.id, now=now)
+        assert (await report())["canceling"] is True
+        assert "state     RUNNING, canceling" in list(lines(await report()))
+        assert await store.tasks.finish(Finished.by(claim.lease, stopped(None)), now=now)
+        after = await report()
+        assert (after["state"], after["canceling"]) == ("CANCELED", True)
+        for state, more in (
+            (VmState.DESTROYING, {"deadline_at": now + timedelta(minutes=1)}),
+            (VmState.DESTROYED, {"close_proof": "OpenNebula says DONE of VM 7"}),
+        ):
+            assert await store.vms.move(VmMoved(made.id, state, claim.lease.runner_id, **more), now=now)
+        assert (await report())["canceling"] is False
+
+
+async def test_every_attempt_says_how_it_ended(tmp_path: Path) -> None:
+    async with await Store.open(f"sqlite+aiosqlite:///{tmp_path / 'mayfly.db'}") as store:
+        task, first = await submitted_and_claimed(store)
+        now = store.clock.now()
+        again = Requeued(first.lease, Reason.UNREACHABLE, "no SSH", not_before=None, deadline_at=now + timedelta(1))
+        assert await store.tasks.requeue(again, now=now)
+        _, second = await submitted_and_claimed(store, task)
+        assert await store.tasks.finish(Finished(second.lease, TaskState.FINISHED, message="exited 0"), now=now)
+        report = await report_of(store, Artifacts(tmp_path / "artifacts"), await store.tasks.get(task.id))
+        told = [(each["number"], each["requeued"], each["reason"], each["message"]) for each in report["attempts"]]
+        assert told == [(1, True, "unreachable", "no SSH"), (2, False, None, "exited 0")]
+        assert "attempt 1 (tried again): no SSH" in list(lines(report))
+
+
+async def submitted_and_claimed(store: Store, task: TaskRow | None = None) -> tuple[TaskRow, Claim]:
+    """A task (a new one, unless given), and a runner's claim to it."""
+    now = store.clock.now()
+    task = task or await submit(store, TaskSpec(pool="p", command=("true",)), now=now)
+    runner = await register(store, host="here", pid=1, pools=("p",), now=now)
+    limits = {"max_vms": {"p": 9}, "lease_seconds": 60.0, "deadline": lambda _: now + timedelta(hours=1)}
+    [claim] = await store.tasks.claim(runner.id, {"p": 1}, now=now, only=task.id, **limits)
+    return task, claim
