@@ -13,7 +13,6 @@ the VM is still where the step left it: an administrator's `recover`, or a secon
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable
 
@@ -21,6 +20,7 @@ from orchestrator.localcloud import history
 from orchestrator.localcloud.cloud import Cloud, log, now
 from orchestrator.localcloud.graveyard import Graveyard
 from orchestrator.localcloud.hypervisors import HypervisorError, MachineSpec, Power
+from orchestrator.localcloud.machine_locks import MachineLocks
 from orchestrator.localcloud.machines import machine_spec, make_volatile_disks
 from orchestrator.localcloud.model import Host, Image, ImageState, Lcm, Vm, VmState
 from orchestrator.localcloud.reach import is_reachable, require_reachable
@@ -34,28 +34,12 @@ _ENDS_HARD = (Lcm.SHUTDOWN, Lcm.SHUTDOWN_POWEROFF, Lcm.SHUTDOWN_UNDEPLOY)
 """Steps of which nobody hears again when the host is unreachable, if they are to end the machine the hard way."""
 
 
-class Machines:
-    """One lock per machine, so that no two drivers work on the same one."""
-
-    def __init__(self) -> None:
-        self._guard = threading.Lock()
-        self._locks: dict[int, threading.Lock] = {}
-
-    def of(self, vm_id: int) -> threading.Lock:
-        with self._guard:
-            return self._locks.setdefault(vm_id, threading.Lock())
-
-    def forget(self, vm_id: int) -> None:
-        with self._guard:
-            self._locks.pop(vm_id, None)
-
-
 class Lifecycle:
     """Moves VMs. Methods named `begin_…` are called under the cloud's lock."""
 
     def __init__(self, cloud: Cloud) -> None:
         self.cloud = cloud
-        self.machines = Machines()
+        self.machines = MachineLocks()
         self.graveyard = Graveyard(cloud)
         cloud.life = self
 

@@ -23,6 +23,13 @@ class Reply:
     length: int
 
 
+class Escaped(str):
+    """A text that is escaped already, as what is put inside a reply must be. Of a pool of a thousand VMs that takes
+    longer than all the rest, and can be kept for those that did not change."""
+
+    __slots__ = ()
+
+
 class _LongInt(int):
     """Written as `<i8>`."""
 
@@ -48,6 +55,7 @@ def _marshalled(values: list[object]) -> str:
     marshaller = xmlrpc.client.Marshaller(allow_none=False)
     dispatch: dict[Any, Any] = dict(marshaller.dispatch)
     dispatch[_LongInt] = lambda _, value, write: write(f"<value><i8>{int(value)}</i8></value>\n")
+    dispatch[Escaped] = lambda _, value, write: write(f"<value><string>{value}</string></value>\n")
     marshaller.dispatch = dispatch
     body: str = marshaller.dumps((values,))
     return f"<?xml version='1.0'?>\n<methodResponse>\n{body}</methodResponse>\n"

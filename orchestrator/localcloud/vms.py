@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
+from xml.sax.saxutils import escape
 
 from orchestrator.localcloud import edits, references, vm_make
 from orchestrator.localcloud.calls import Caller, Calls
@@ -13,6 +15,7 @@ from orchestrator.localcloud.model import Lcm, Vm, VmState
 from orchestrator.localcloud.networks import parsed
 from orchestrator.localcloud.pools import newest_first, page, visible
 from orchestrator.localcloud.refusals import Code, Refused, internal, wrong_state
+from orchestrator.localcloud.replies import Escaped
 from orchestrator.localcloud.template import TemplateError, Vector, parse, vector_of
 from orchestrator.localcloud.templates import check_quota, check_restricted
 from orchestrator.localcloud.vm_bodies import history_xml, sample_xml, vm_body, vm_short_body
@@ -60,13 +63,26 @@ def _selected(cloud: Cloud, caller: Caller, flag: int, start: int, end: int, sta
 def pool_info(cloud: Cloud, caller: Caller, flag: int, start: int, end: int, state: int, key: str = "") -> str:
     """State -1: all but DONE; -2: all."""
     shown = _selected(cloud, caller, flag, start, end, state, key)
-    return element("VM_POOL", *(cloud.store.vms.made(vm, vm_short_body) for vm in shown))
+    return _pool(cloud, shown, _escaped_short_body)
 
 
 @calls.add("one.vmpool.infoextended", "iiii|s")
 def pool_info_extended(cloud: Cloud, caller: Caller, flag: int, start: int, end: int, state: int, key: str = "") -> str:
     shown = _selected(cloud, caller, flag, start, end, state, key)
-    return element("VM_POOL", *(cloud.store.vms.made(vm, vm_body) for vm in shown))
+    return _pool(cloud, shown, _escaped_body)
+
+
+def _pool(cloud: Cloud, shown: list[Vm], body: Callable[[Vm], str]) -> Escaped:
+    parts = (cloud.store.vms.made(vm, body) for vm in shown)
+    return Escaped(f"{escape('<VM_POOL>')}{''.join(parts)}{escape('</VM_POOL>')}")
+
+
+def _escaped_body(vm: Vm) -> str:
+    return escape(vm_body(vm))
+
+
+def _escaped_short_body(vm: Vm) -> str:
+    return escape(vm_short_body(vm))
 
 
 @calls.add("one.vmpool.infoset", "s|b")

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import resource
 import socketserver
 import sys
 import threading
@@ -142,6 +143,9 @@ class _Server(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
 
 def serve(home: Path) -> None:
     """Until it is to end."""
+    # A guest takes a descriptor to listen, and one for each connection: the usual 1024 are soon used up.
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     path = home / SOCKET
     path.unlink(missing_ok=True)
     host = GuestHost(home)
