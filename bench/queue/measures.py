@@ -7,6 +7,7 @@ import random
 import statistics
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 from bench.queue.system import BATCH, DEEP, QUICK, Held, System
@@ -14,7 +15,9 @@ from bench.queue.system import BATCH, DEEP, QUICK, Held, System
 CALLERS = 10
 """Callers at once, in one process; each begins its next call when the last has ended."""
 ENQUEUE_MANY = 100
-PICK_UPS_SECONDS = 20.0
+MEASURE_SECONDS = 15.0
+"""No single measure takes longer: it ends with as many calls as there were by then."""
+PICK_UPS_SECONDS = 10.0
 SETTLE_SECONDS = 0.3
 PICK_UP_TIMEOUT_SECONDS = 30.0
 
@@ -94,7 +97,7 @@ async def measure_rates(system: System[Held], effort: Effort) -> Rates:
     if system.finishes_many:
         per_call, _ = await _paced(len(together), lambda: system.finish(together.pop()))
         finish_many = per_call * BATCH
-    for held in (held for each in together for held in each):
+    for held in (held for each in (*singly, *together) for held in each):
         await system.finish([held])
     return Rates(
         enqueue=enqueue,
@@ -142,28 +145,31 @@ async def _worked(system: System[Held], count: int) -> float:
             done.set()
 
     async with system.working(DEEP, taken):
-        await done.wait()
-    return count / (times[count] - times[0])
+        with suppress(TimeoutError):
+            await asyncio.wait_for(done.wait(), MEASURE_SECONDS)
+        last = len(times) - 1
+    return last / (times[last] - times[0]) if last > 0 else 0.0
 
 
 async def _paced(count: int, call: Callable[[], Awaitable[object]]) -> tuple[float, list[float]]:
-    """`count` calls by CALLERS callers: calls per second, and the seconds of each."""
+    """`count` calls by CALLERS callers, or what MEASURE_SECONDS allow: calls per second, and the seconds of each."""
     left = count
     took: list[float] = []
 
     async def caller() -> None:
         nonlocal left
-        while left > 0:
+        while left > 0 and time.perf_counter() < give_up:
             left -= 1
-            began = time.perf_counter()
+            called = time.perf_counter()
             await call()
-            took.append(time.perf_counter() - began)
+            took.append(time.perf_counter() - called)
 
     began = time.perf_counter()
+    give_up = began + MEASURE_SECONDS
     async with asyncio.TaskGroup() as group:
         for _ in range(CALLERS):
             group.create_task(caller())
-    return count / (time.perf_counter() - began), took
+    return len(took) / (time.perf_counter() - began), took
 
 
 async def _keep(kept: list[Sequence[Held]], claiming: Awaitable[Sequence[Held]]) -> None:

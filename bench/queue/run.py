@@ -25,27 +25,30 @@ from tests.postgres import Postgres, running_server
 
 SYSTEMS = ("mayfly", "procrastinate", "pgqueuer", "sqlite")
 OURS = "Mayfly, PostgreSQL"
-DEPTHS = (1_000, 10_000, 100_000, 1_000_000)
+DEPTHS, ROUNDS = (1_000, 100_000), 2
+FULL_DEPTHS, FULL_ROUNDS = (1_000, 10_000, 100_000, 1_000_000), 3
 
 
 def main(words: list[str]) -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(prog="python -m bench queue", description=__doc__)
-    parser.add_argument(
-        "--depths", type=int, nargs="+", default=DEPTHS, help="how many tasks wait (default: %(default)s)"
-    )
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--full", action="store_true", help=f"depths {FULL_DEPTHS}, {FULL_ROUNDS} rounds")
+    parser.add_argument("--depths", type=int, nargs="+", help=f"how many tasks wait: {DEPTHS} unless said")
+    parser.add_argument("--rounds", type=int)
     parser.add_argument("--systems", choices=SYSTEMS, nargs="+", default=SYSTEMS)
     options = parser.parse_args(words)
     with tempfile.TemporaryDirectory(prefix="mayfly-queue-") as scratch:
         folder = Path(scratch)
         with running_server(folder / "postgres", durable=True) as server:
-            asyncio.run(_all(folder, server, options.systems, sorted(options.depths), options.rounds))
+            depths = sorted(options.depths or (FULL_DEPTHS if options.full else DEPTHS))
+            rounds = options.rounds or (FULL_ROUNDS if options.full else ROUNDS)
+            asyncio.run(_all(folder, server, options.systems, depths, rounds))
 
 
 async def _all(folder: Path, server: Postgres, names: list[str], depths: list[int], rounds: int) -> None:
     began = time.monotonic()
-    print(f"bench queue: depths {depths}, {rounds} rounds; the systems take turns")
+    smaller = " (the smaller run: --full for the whole)" if depths[-1] < FULL_DEPTHS[-1] else ""
+    print(f"bench queue: {', '.join(f'{depth:,}' for depth in depths)} waiting, {rounds} rounds{smaller}", flush=True)
     rates: dict[str, dict[int, Rates]] = defaultdict(dict)
     pick_ups: dict[str, dict[int, PickUp]] = defaultdict(dict)
     async with AsyncExitStack() as opened:
