@@ -9,6 +9,8 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from orchestrator.domain.task import TaskState
+from orchestrator.localcloud import daemon
 from orchestrator.localcloud.hypervisors.runs import read_runs
 from tests.chaos.counts import Counts, count, runs_by_task
 from tests.chaos.faults import Fault
@@ -21,6 +23,7 @@ AT_ONCE = 3
 PAUSE_SECONDS = 0.15
 """Between one fault and the next."""
 
+START_SECONDS = 120.0
 REVIVE_SECONDS = 0.3
 LEAVE_SECONDS = 1.0
 
@@ -55,6 +58,7 @@ async def run_campaign(
     injected: Counter[str] = Counter()
     async with asyncio.TaskGroup() as group:
         beside = [group.create_task(_keep_busy(load)), group.create_task(_revive(world))]
+        await _at_work(world)
         await _inject(world, kinds, faults, random.Random(seed), injected, pause_seconds)
         for each in beside:
             each.cancel()
@@ -93,7 +97,11 @@ async def _inject(
 
     async def one(name: str) -> None:
         async with room:
-            if await kinds[name][1](world):
+            try:
+                done = await kinds[name][1](world)
+            except (*TROUBLE, daemon.CloudNotStarted):  # another fault took what this one needs
+                done = False
+            if done:
                 injected[name] += 1
 
     going: set[asyncio.Task[None]] = set()
@@ -107,6 +115,13 @@ async def _inject(
         for each in [each for each in going if each.done()]:
             each.result()
     await asyncio.gather(*going)
+
+
+async def _at_work(world: World) -> None:
+    """Until the first task is FINISHED."""
+    async with asyncio.timeout(START_SECONDS):
+        while not any(state is TaskState.FINISHED for _, state in await world.house.store.tasks.counts()):
+            await asyncio.sleep(0.2)
 
 
 async def _keep_busy(load: Load) -> None:

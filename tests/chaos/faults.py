@@ -90,20 +90,22 @@ async def jump_clock(world: World) -> bool:
 
 async def restart_database(world: World) -> bool:
     """The database ends at once, and is back after a while."""
-    await asyncio.to_thread(world.rand.choice((world.database.stop, world.database.kill)))
-    await asyncio.sleep(world.rand.uniform(0.1, 3.0))
-    await asyncio.to_thread(world.database.start)
+    async with world.database_down:
+        await asyncio.to_thread(world.rand.choice((world.database.stop, world.database.kill)))
+        await asyncio.sleep(world.rand.uniform(0.1, 3.0))
+        await asyncio.to_thread(world.database.start)
     return True
 
 
 async def restart_cloud(world: World) -> bool:
     """kill -9 of the cloud's daemon; machines go on. It comes back with what it had written down."""
-    running = daemon.status(world.cloud_home)
-    if running is None or not world.owns_cloud:
-        return False
-    os.kill(running.pid, signal.SIGKILL)
-    await asyncio.sleep(world.rand.uniform(0.1, 2.0))
-    await asyncio.to_thread(daemon.start, world.cloud_home, world.scale.hypervisor, KNOBS)
+    async with world.cloud_down:
+        running = daemon.status(world.cloud_home)
+        if running is None or not world.owns_cloud:
+            return False
+        os.kill(running.pid, signal.SIGKILL)
+        await asyncio.sleep(world.rand.uniform(0.1, 2.0))
+        await asyncio.to_thread(daemon.start, world.cloud_home, world.scale.hypervisor, KNOBS)
     return True
 
 

@@ -104,6 +104,8 @@ class World:
     rand: random.Random
     harmed: set[int] = field(default_factory=set)
     owns_cloud: bool = True
+    database_down: asyncio.Lock = field(default_factory=asyncio.Lock)
+    cloud_down: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     @property
     def services(self) -> list[Service]:
