@@ -8,16 +8,16 @@ from typing import Any
 
 import pytest
 
-from orchestrator.runner import lease, loop, machine
+from orchestrator.runner import heartbeats, loop, placing
 from tests.journeys.house import House, event_log, make_house
 
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Runners of this process look more often than they need to in life."""
-    monkeypatch.setattr(lease, "HEARTBEAT_SECONDS", 0.05)
-    monkeypatch.setattr(machine, "WATCH_SECONDS", 0.05)
-    monkeypatch.setattr(loop, "POLL_SECONDS", 0.02)
+    monkeypatch.setattr(heartbeats, "LOOK_SECONDS", 0.05)
+    monkeypatch.setattr(placing, "TICK_SECONDS", 0.02)
+    monkeypatch.setattr(loop, "POLL_SECONDS", 0.05)
 
 
 @pytest.fixture

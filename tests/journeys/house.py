@@ -21,8 +21,9 @@ from typing import Any
 
 from orchestrator import bootstrap
 from orchestrator.artifacts import Artifacts
+from orchestrator.decide import deadlines
 from orchestrator.domain.pool import Pool
-from orchestrator.domain.task import InputSpec, Limits, Stage, TaskSpec
+from orchestrator.domain.task import InputSpec, Limits, Stage, TaskSpec, Terms
 from orchestrator.guest.keys import KeyPair
 from orchestrator.localcloud.hypervisors import MachineSpec
 from orchestrator.localcloud.hypervisors.simulated import SimulatedHypervisor
@@ -34,8 +35,10 @@ from orchestrator.provisioning.ports import CloudObject, VersionTemplate
 from orchestrator.reports.task import Report, report_of
 from orchestrator.runner.loop import claim, registered, work_on
 from orchestrator.runner.tools import Tools
+from orchestrator.scheduler.admit import Admit
 from orchestrator.scheduler.reap import Reap
-from orchestrator.settings import Settings
+from orchestrator.scheduler.upkeep import Chore, Upkeep
+from orchestrator.settings import LEASE_SECONDS, Settings
 from orchestrator.store import Store, TaskRow
 
 DEADLINE = 30.0
@@ -58,7 +61,10 @@ POOL = Pool(
     launch_timeout_seconds=30.0,
     boot_timeout_seconds=30.0,
     kill_grace_seconds=0.2,
+    max_attempts=1,
+    retry_backoff_seconds=0.02,
 )
+"""Its tasks are tried once: see `with_pool`."""
 
 
 async def until(what: str, condition: Callable[[], Awaitable[Any]]) -> Any:
@@ -143,14 +149,21 @@ class House:
         outputs: tuple[str, ...] = (),
         inputs: tuple[Path, ...] = (),
         timeout: float | None = None,
+        **terms: Any,
     ) -> TaskRow:
-        """Queue a task. A single word of command is a script."""
+        """Queue a task. A single word of command is a script; `terms`: see Terms."""
         argv = command if len(command) > 1 else ("sh", "-c", *command)
         kept = tuple(InputSpec(str(path), path.name, self.artifacts.read_tree(path)) for path in inputs)
         spec = TaskSpec(
-            pool=POOL.name, command=argv, outputs=outputs, inputs=kept, limits=Limits(timeout_seconds=timeout)
+            pool=POOL.name,
+            command=argv,
+            outputs=outputs,
+            inputs=kept,
+            limits=Limits(timeout_seconds=timeout),
+            terms=Terms(**terms),
         )
-        return await self.store.tasks.submit(spec, now=datetime.now(UTC))
+        now = self.store.clock.now()
+        return await self.store.tasks.submit(spec, now=now, deadline_at=deadlines.of_queued(spec.terms, POOL, now))
 
     async def run(self, task: TaskRow, tools: Tools | None = None) -> TaskRow:
         """Claim it and work on it to its end; the task as it is then."""
@@ -189,6 +202,22 @@ class House:
 
         await until(f"{text!r} in stdout", there)
 
+    def now(self) -> datetime:
+        return self.store.clock.now()
+
+    async def over(self, task: TaskRow) -> TaskRow:
+        """Wait for the task's end; the task as it is then."""
+
+        async def ended() -> TaskRow | None:
+            now = await self.store.tasks.get(task.id)
+            return now if now.state.over else None
+
+        return await until(f"{task.id} is over", ended)
+
+    async def expired(self, task: TaskRow) -> bool:
+        """Whether its runner has let the lease run out."""
+        return task.id in {row.id for row in await self.store.tasks.expired(now=self.now())}
+
     async def report(self, task: TaskRow) -> Report:
         return await report_of(self.store, self.artifacts, await self.store.tasks.get(task.id))
 
@@ -218,10 +247,41 @@ class House:
         ago = datetime.now(UTC) - timedelta(hours=1)
         assert await self.store.tasks.heartbeat(lease, lease_seconds=60, now=ago) is not None
 
+    def upkeep(self, lease_seconds: float = LEASE_SECONDS, **pool: Any) -> Upkeep:
+        """What chores work with."""
+        pools = dict(self.with_pool(**pool).pools)
+
+        async def read_pools() -> Mapping[str, Pool]:
+            return pools
+
+        return Upkeep(self.store, self.artifacts, self.cloud, pools, read_pools, lease_seconds)
+
     async def reap(self, rounds: int = 2) -> list[str]:
         """So many rounds of upkeep; what was done."""
-        chore = Reap()
-        return [line for _ in range(rounds) for line in await chore.run_once(self.store, self.cloud)]
+        chore = Reap(self.upkeep())
+        return [line for _ in range(rounds) for line in await chore.run_once()]
+
+    @asynccontextmanager
+    async def kept_up(self, lease_seconds: float = LEASE_SECONDS, **pool: Any) -> AsyncIterator[None]:
+        """Upkeep, for as long as the block runs."""
+        upkeep = self.upkeep(lease_seconds, **pool)
+
+        async def rounds(chore: Chore, seconds: float) -> None:
+            while True:
+                await chore.run_once()
+                await asyncio.sleep(seconds)
+
+        going = [
+            asyncio.create_task(rounds(Admit(upkeep), 0.02)),
+            asyncio.create_task(rounds(Reap(upkeep), min(0.5, lease_seconds / 3))),
+        ]
+        try:
+            yield
+            assert not any(each.done() for each in going), [each for each in going if each.done()]
+        finally:
+            for each in going:
+                each.cancel()
+            await asyncio.gather(*going, return_exceptions=True)
 
     async def left(self) -> list[str]:
         """What is still there: rows that are not closed, VMs that are not DONE, machines that run."""
@@ -231,9 +291,10 @@ class House:
 
 
 @asynccontextmanager
-async def make_house(home: Path) -> AsyncIterator[House]:
-    """A house with the promoted version 1 of the base image `small`; empty when it is left, or AssertionError."""
-    settings = Settings.from_environment({"MAYFLY_HOME": str(home)})
+async def make_house(home: Path, database_url: str = "") -> AsyncIterator[House]:
+    """A house with the promoted version 1 of the base image `small`; empty when it is left, or AssertionError.
+    database_url: SQLite in the home unless given."""
+    settings = Settings.from_environment({"MAYFLY_HOME": str(home), "MAYFLY_DATABASE_URL": database_url})
     guests = Guests()
     hypervisor = SimulatedHypervisor(guest=guests)
     guests.power_off = hypervisor.power_off
@@ -245,7 +306,7 @@ async def make_house(home: Path) -> AsyncIterator[House]:
         cloud = Cloud(far.url, far.session, timeout=10, patience=3, poll_seconds=0.01)
         await opened.enter_async_context(cloud)
         await promote(cloud, home)
-        runner_id = await opened.enter_async_context(registered(house.store, [POOL.name]))
+        runner_id = await opened.enter_async_context(registered(house.store, [POOL.name], name=home.name))
         tools = Tools(
             runner_id=runner_id,
             store=house.store,

@@ -30,9 +30,10 @@ from tests.journeys.house import make_house
 async def main():
     async with make_house(Path(sys.argv[1])) as house:
         told = []
+        impatient = house.with_pool(staging_timeout_seconds=1.0)
         for script in ("echo before; flood 4000000; hang", "echo part > part.txt; write big 4000000", "echo small"):
             task = await house.submit(script, outputs=("*",) if "big" in script else ())
-            done = await house.run(task)
+            done = await house.run(task, impatient)
             told.append([done.state, done.reason, done.exit_code, len(house.log(task, "stdout")), house.outputs(task)])
             for log in (house.artifacts.root / "attempts").rglob("stdout"):
                 log.unlink()

@@ -10,6 +10,7 @@ import pytest
 from orchestrator.domain.outcome import Reason
 from orchestrator.domain.task import Stage, TaskState
 from orchestrator.domain.vm import VmState
+from orchestrator.runner.loop import claim, work_on
 from orchestrator.store import TaskRow
 from tests.journeys.house import House, until
 
@@ -26,12 +27,9 @@ async def refused(house: House, *words: str, reason: Reason = Reason.PROVISION_F
     return done
 
 
-QUOTA = "User [3] : Maximum VM capacity reached: limit of 2 exceeded for VMS quota"
-
-
-@pytest.mark.parametrize(("code", "text"), [(512, QUOTA), (1024, "Error getting virtual machine template [0].")])
-async def test_a_refused_instantiate(house: House, code: int, text: str) -> None:
-    house.far.faults.fail("one.template.instantiate", code, text)
+async def test_a_refused_instantiate(house: House) -> None:
+    text = "Error getting virtual machine template [0]."
+    house.far.faults.fail("one.template.instantiate", 1024, text)
     task = await refused(house, text)
     [vm] = await house.store.vms.of_task(task.id)
     assert (vm.state, vm.cloud_id) == (VmState.DESTROYED, None)
@@ -79,11 +77,15 @@ async def test_a_lost_reply_that_no_vm_is_found_for(house: House) -> None:
     """OpenNebula does not answer any more, so nobody can say; the row stays open until somebody can."""
     cloud = house.cloud
     cloud.patience = cloud.client._patience = 0.2
+    task = await house.submit("true")
+    tools = house.with_pool(launch_timeout_seconds=0.2)
+    claimed = await claim(tools)
+    assert claimed is not None
     house.far.faults.lose_reply("one.template.instantiate")
     house.far.faults.drop_connection("one.vmpool.infoextended", times=1000)
-    task = await house.submit("true")
-    done = await house.run(task, house.with_pool(launch_timeout_seconds=0.2))
-    assert (done.reason, done.exit_code) == (Reason.PROVISION_FAILED, 125)
+    assert await work_on(claimed, tools) is None
+    done = await house.store.tasks.get(task.id)
+    assert (done.state, done.reason) == (TaskState.QUEUED, Reason.RETRY)
     [row] = await house.store.vms.open()
     assert (row.state, row.cloud_id) == (VmState.REQUESTED, None)
     house.far.faults.clear()
@@ -98,10 +100,6 @@ async def test_a_machine_that_does_not_start(house: House, step: str) -> None:
     house.hypervisor.fail_next(step, "no such device: /dev/vda")
     task = await refused(house, f"{step.upper()}_FAILURE", "no such device: /dev/vda")
     assert await house.stages(task) == [Stage.PROVISIONING, Stage.DESTROYING]
-
-
-async def test_a_machine_that_no_host_has_room_for(house: House) -> None:
-    await refused(house, "PENDING", "not RUNNING after 0.5 s", cpus=5000, launch_timeout_seconds=0.5)
 
 
 async def test_a_scheduler_that_stands_still(house: House) -> None:

@@ -57,7 +57,7 @@ async def test_an_output_that_is_a_symbolic_link_is_refused(house: House) -> Non
     done = await house.run(task)
     assert (done.state, done.reason, done.exit_code) == (TaskState.FAILED, Reason.STAGING_FAILED, 125)
     assert "stolen.txt" in done.message and "symbolic link" in done.message
-    assert house.outputs(task) == []
+    assert house.outputs(task) == ["kept.txt"]
     assert (await house.report(task))["attempts"][0]["outcome"] == {"kind": "Exited", "code": 0}
 
 
@@ -66,7 +66,8 @@ async def test_what_cannot_be_taken_of_a_failed_process_does_not_hide_how_it_end
     done = await house.run(task)
     assert (done.reason, done.exit_code) == (Reason.EXIT_NONZERO, 7)
     assert house.outputs(task) == ["part.txt"]
-    assert await house.notes(task) == ["not regular files, and not taken: 'stolen.txt'"]
+    [note] = await house.notes(task)
+    assert note.startswith("not all of the outputs were taken: output stolen.txt: it is a symbolic link")
 
     task = await house.submit("write big 2000; exit 8", outputs=("big",))
     done = await house.run(task, house.with_pool(max_output_bytes=1000))

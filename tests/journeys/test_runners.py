@@ -5,13 +5,9 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import signal
-import sqlite3
-import subprocess
 import threading
 from collections import Counter
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, closing
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -22,94 +18,24 @@ from orchestrator.domain.vm import VmState
 from orchestrator.opennebula import VmRequest
 from orchestrator.runner.loop import claim, registered, serve, work_on
 from orchestrator.store import Finished, TaskRow
-from tests.driver import Mayfly
-from tests.journeys.house import POOL, House, make_house, until
+from tests.journeys.house import POOL, House, until
+from tests.journeys.processes import command_line, killed, runner_process, stopped
+from tests.journeys.test_adoption import LEASE_SECONDS, LONG, another_runner, ran_once
 from tests.journeys.test_cancel import STUCK
-
-INVENTORY = f"""
-pools:
-  hosts:
-    {POOL.name}:
-      mayfly_image: {POOL.image}
-      mayfly_memory: 256M
-      mayfly_max_vms: {POOL.max_vms}
-      mayfly_launch_timeout: 5
-      ansible_port: {POOL.ssh_port}
-"""
-
-
-def command_line(house: House) -> Mayfly:
-    """The command line on this house, with its pools and its cloud."""
-    inventory = house.settings.home / "pools.yml"
-    inventory.write_text(INVENTORY)
-    return Mayfly(
-        {
-            "MAYFLY_HOME": str(house.settings.home),
-            "MAYFLY_INVENTORY": str(inventory),
-            "ONE_XMLRPC": house.far.url,
-            "ONE_AUTH": str(house.far.auth_path),
-        }
-    )
-
-
-@asynccontextmanager
-async def runner_process(house: House) -> AsyncIterator[subprocess.Popen[str]]:
-    """`mayfly runner` in a process of its own, registered; killed at the end if it still runs."""
-    process = command_line(house).start("runner", "--limit", "20")
-    try:
-
-        async def there() -> bool:
-            assert process.poll() is None, process.stderr and process.stderr.read()
-            return any(runner.pid == process.pid for runner in await house.store.runners.alive(now=datetime.now(UTC)))
-
-        await until("the runner is there", there)
-        yield process
-    finally:
-        if process.poll() is None:
-            process.kill()
-        process.communicate()
-
-
-async def stopped(house: House, process: subprocess.Popen[str]) -> bool:
-    """Stop the process; not in the middle of a write, for then nobody else could write to SQLite's file."""
-    process.send_signal(signal.SIGSTOP)
-    try:
-        with closing(sqlite3.connect(house.settings.home / "mayfly.db", timeout=0.1, isolation_level=None)) as probe:
-            probe.execute("BEGIN IMMEDIATE")
-            probe.execute("ROLLBACK")
-    except sqlite3.OperationalError:
-        process.send_signal(signal.SIGCONT)
-        return False
-    return True
-
-
-async def upkeep(house: House) -> None:
-    """Upkeep, until nothing is left."""
-
-    async def empty() -> bool:
-        await house.reap()
-        return not await house.left()
-
-    await until("upkeep has closed all", empty)
 
 
 async def test_a_runner_that_is_killed_at_every_stage(house: House, tmp_path: Path) -> None:
-    """SIGKILL, while one attempt is at each of the stages."""
+    """SIGKILL, while one attempt is at each of the stages. What runs goes on with another runner, what had not begun is
+    begun again, and what was found out is said."""
     data = tmp_path / "data"
     data.write_text("numbers")
     tasks: dict[str, TaskRow] = {}
-    async with runner_process(house) as process:
-        house.far.faults.delay("one.vnpool.info", 120)
-        tasks["before instantiate"] = await house.submit("true")
-        await house.at(tasks["before instantiate"], Stage.PROVISIONING)
-
-        async def asked() -> bool:
-            return not house.far.faults._faults
-
-        await until("the row is written and OpenNebula not asked", asked)
+    async with runner_process(house, lease_seconds=LEASE_SECONDS) as process:
         for stage, how in STUCK.items():
-            script = {Stage.EXECUTING: "echo ready; hang", Stage.STAGING_OUT: "mute"}.get(stage, "true")
-            task = tasks[stage] = await house.submit(script, inputs=(data,), outputs=("*",))
+            script = {Stage.EXECUTING: "echo ready; sleep 3", Stage.STAGING_OUT: "echo 1 > out.txt; mute"}.get(
+                stage, "true"
+            )
+            task = tasks[stage] = await house.submit(script, inputs=(data,), outputs=("*",) if "mute" in script else ())
             house.guests.behave(task, **({"boots": threading.Event()} if "boots" in how else how))
         for stage in STUCK:
             await house.at(tasks[stage], stage)
@@ -130,48 +56,122 @@ async def test_a_runner_that_is_killed_at_every_stage(house: House, tmp_path: Pa
             return bool(vms)
 
         await until("OpenNebula has made one, and not answered", made)
-        process.send_signal(signal.SIGKILL)
-        await asyncio.to_thread(process.wait)
+        await killed(process)
 
+    assert len(await house.store.vms.open()) == len(tasks)
     house.hypervisor.let_go("destroy")
     house.guests.let_go()
-    assert len(await house.store.vms.open()) == len(tasks)
-    await house.reap()
     for task in tasks.values():
-        assert (await house.store.tasks.get(task.id)).state is TaskState.RUNNING, "its lease holds"
-        await house.let_lease_expire(task)
-    await upkeep(house)
-    for name, task in tasks.items():
-        done = await house.store.tasks.get(task.id)
-        assert (done.state, done.reason, done.exit_code) == (TaskState.FAILED, Reason.RUNNER_LOST, 125), name
-        [row] = await house.store.vms.of_task(task.id)
-        assert row.close_proof, name
-        [attempt] = await house.store.attempts.of_task(task.id)
-        assert attempt.finished_at is not None, name
+        house.guests.behave(task)
+    [mute] = house.guests.of[tasks[Stage.STAGING_OUT].id]
+    assert mute._scenario
+    mute._scenario.mute = False
+    async with another_runner(house, max_attempts=3), house.kept_up(LEASE_SECONDS, max_attempts=3):
+        for name, task in tasks.items():
+            done = await house.over(task)
+            once = name in (Stage.EXECUTING, Stage.STAGING_OUT, "destroying")
+            assert done.attempt == (1 if once else 2), name
+            assert (done.state, done.exit_code) == (
+                (TaskState.FAILED, 7) if name == "destroying" else (TaskState.FINISHED, 0)
+            ), name
+            assert house.guests.asked(task).count("start") == 1, name
+
+        async def empty() -> bool:
+            return not await house.left()
+
+        await until("nothing is left", empty)
+    for task in tasks.values():
+        assert all(row.close_proof for row in await house.store.vms.of_task(task.id))
+        assert all(attempt.finished_at for attempt in await house.store.attempts.of_task(task.id))
     assert house.log(tasks[Stage.EXECUTING], "stdout") == b"ready\n"
 
 
+async def test_a_runner_that_is_killed_before_opennebula_has_made_a_machine(house: House) -> None:
+    async with runner_process(house, lease_seconds=LEASE_SECONDS) as process:
+        house.far.faults.hang("one.template.instantiate", 120)
+        task = await house.submit("true")
+
+        async def asked() -> bool:
+            return bool(await house.store.vms.of_task(task.id)) and not house.far.faults._faults
+
+        await until("the row is written, and OpenNebula makes nothing", asked)
+        await killed(process)
+    async with another_runner(house, max_attempts=3), house.kept_up(LEASE_SECONDS, max_attempts=3):
+        done = await house.over(task)
+        assert (done.state, done.attempt) == (TaskState.FINISHED, 2)
+
+        async def empty() -> bool:
+            return not await house.left()
+
+        await until("the row of the machine that never was is closed", empty)
+    [never, made] = await house.store.vms.of_task(task.id)
+    assert never.cloud_id is None and "OpenNebula never made it" in str(never.close_proof)
+    assert made.cloud_id is not None
+
+
 async def test_a_runner_that_stood_still_changes_nothing_when_it_comes_back(house: House) -> None:
+    """Upkeep has ended its attempt, as somebody had ended its machine."""
     task = await house.submit("echo ready; hang")
-    async with runner_process(house) as process:
+    async with runner_process(house, lease_seconds=LEASE_SECONDS) as process:
         await house.printed(task, b"ready\n")
         await until("it stands still between two writes", lambda: stopped(house, process))
-        await house.let_lease_expire(task)
-        await upkeep(house)
-        ended = await house.store.tasks.get(task.id)
+        [vm] = await house.store.vms.open()
+        assert vm.cloud_id is not None
+        await house.cloud.terminate(vm.cloud_id, within=10)
+        async with house.kept_up(LEASE_SECONDS):
+            ended = await house.over(task)
         assert (ended.state, ended.reason) == (TaskState.FAILED, Reason.RUNNER_LOST)
         events = await house.store.events.list(task_id=task.id)
         process.send_signal(signal.SIGCONT)
         next_one = await house.submit("echo next")
-
-        async def ran() -> bool:
-            return (await house.store.tasks.get(next_one.id)).state is TaskState.FINISHED
-
-        await until("the runner goes on", ran)
+        assert (await house.over(next_one)).state is TaskState.FINISHED
         process.send_signal(signal.SIGTERM)
         assert await asyncio.to_thread(process.wait) == 0
     assert await house.store.tasks.get(task.id) == ended
     assert await house.store.events.list(task_id=task.id) == events
+
+
+async def test_a_runner_that_stood_still_with_a_create_under_way(house: House) -> None:
+    """Its row is closed, and the task is another runner's, when it comes back and asks OpenNebula: the machine that it
+    gets then is ended, and no process runs in it."""
+    async with runner_process(house, lease_seconds=LEASE_SECONDS) as process:
+        house.far.faults.delay("one.template.instantiate", 4)
+        first = await house.submit("true")
+
+        async def under_way() -> bool:
+            return not house.far.faults._faults
+
+        await until("one is made, and the runner hears nothing yet", under_way)
+        second = await house.submit("echo once")
+
+        async def waits() -> bool:
+            return bool(await house.store.vms.of_task(second.id))
+
+        await until("the row of the next is written", waits)
+        await until("it stands still between two writes", lambda: stopped(house, process))
+        async with another_runner(house, max_attempts=3), house.kept_up(LEASE_SECONDS, max_attempts=3):
+            for task in (first, second):
+                done = await house.over(task)
+                assert (done.state, done.attempt) == (TaskState.FINISHED, 2)
+
+            async def closed() -> bool:
+                return not await house.store.vms.open()
+
+            await until("all rows are closed", closed)
+            events = [await house.store.events.list(task_id=task.id) for task in (first, second)]
+            process.send_signal(signal.SIGCONT)
+            third = await house.submit("true")
+            await house.over(third)
+
+            async def empty() -> bool:
+                return not await house.left()
+
+            await until("nothing is left", empty)
+            process.send_signal(signal.SIGTERM)
+            assert await asyncio.to_thread(process.wait) == 0
+        assert await house.left() == []
+    assert [await house.store.events.list(task_id=task.id) for task in (first, second)] == events
+    assert house.guests.asked(second).count("start") == 1
 
 
 async def test_a_lease_that_is_lost_ends_the_work_at_once(house: House) -> None:
@@ -182,36 +182,11 @@ async def test_a_lease_that_is_lost_ends_the_work_at_once(house: House) -> None:
     working = asyncio.create_task(work_on(claimed, house.tools))
     await house.printed(task, b"ready\n")
     verdict = failed(Reason.RUNNER_LOST, "its lease ran out")
-    assert await house.store.tasks.finish(Finished.by(claimed.lease, verdict), now=datetime.now(UTC))
+    assert await house.store.tasks.finish(Finished.by(claimed.lease, verdict), now=house.now())
     assert await working is None
     done = await house.store.tasks.get(task.id)
     assert (done.reason, done.message) == (Reason.RUNNER_LOST, "its lease ran out")
     assert await house.stages(task) == list(Stage)[:6]
-
-
-async def test_a_runner_that_is_stopped_at_once_says_so_and_cleans_up(house: House) -> None:
-    task = await house.submit("echo ready; hang")
-    stop = asyncio.Event()
-    serving = asyncio.create_task(serve(house.tools, stop, limit=1))
-    await house.printed(task, b"ready\n")
-    serving.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await serving
-    done = await house.store.tasks.get(task.id)
-    assert (done.state, done.reason, done.exit_code) == (TaskState.FAILED, Reason.RUNNER_LOST, 125)
-    assert await house.left() == []
-
-
-async def test_a_runner_that_is_asked_to_stop_ends_what_it_began_and_begins_nothing(house: House) -> None:
-    running = await house.submit("echo ready; sleep 0.3")
-    stop = asyncio.Event()
-    serving = asyncio.create_task(serve(house.tools, stop, limit=1))
-    await house.printed(running, b"ready\n")
-    waiting = await house.submit("true")
-    stop.set()
-    await serving
-    assert (await house.store.tasks.get(running.id)).state is TaskState.FINISHED
-    assert (await house.store.tasks.get(waiting.id)).state is TaskState.QUEUED
 
 
 async def test_an_orphan_is_ended_at_its_second_sighting_and_others_machines_never(house: House) -> None:
@@ -236,7 +211,7 @@ async def test_an_orphan_is_ended_at_its_second_sighting_and_others_machines_nev
 
 async def test_many_tasks_two_runners_and_room_for_a_few(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each runs once, and there are never more machines than the pool may have."""
-    monkeypatch.setattr("orchestrator.runner.lease.HEARTBEAT_SECONDS", 1.0)
+    monkeypatch.setattr("orchestrator.runner.heartbeats.LOOK_SECONDS", 1.0)
     tools = house.with_pool(max_vms=6)
     tasks = [await house.submit(f"echo {number}") for number in range(40)]
     stop, most = asyncio.Event(), 0
@@ -248,7 +223,7 @@ async def test_many_tasks_two_runners_and_room_for_a_few(house: House, monkeypat
         counts = await house.store.tasks.counts()
         return counts == {(POOL.name, TaskState.FINISHED): 40}
 
-    async with registered(house.store, [POOL.name]) as second:
+    async with registered(house.store, [POOL.name], name="second") as second:
         others = dataclasses.replace(tools, runner_id=second)
         serving = [asyncio.create_task(serve(each, stop, limit=10)) for each in (tools, others)]
         await until("all tasks are over", all_over)
@@ -271,7 +246,7 @@ async def test_a_pool_with_room_for_one_runs_one_after_the_other(house: House) -
     await house.printed(first, b"ready\n")
     assert await claim(tools) is None
     assert (await house.store.tasks.get(second.id)).state is TaskState.QUEUED
-    await house.store.tasks.request_cancel(first.id, now=datetime.now(UTC))
+    await house.store.tasks.request_cancel(first.id, now=house.now())
 
     async def ran() -> bool:
         return (await house.store.tasks.get(second.id)).state is TaskState.FINISHED
@@ -281,45 +256,11 @@ async def test_a_pool_with_room_for_one_runs_one_after_the_other(house: House) -
     await serving
 
 
-async def test_a_database_that_is_busy_for_a_while(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Somebody else writes for longer than anybody waits: the runner goes on, and so does the process."""
-    monkeypatch.setattr("orchestrator.store.engine.BUSY_TIMEOUT_MS", 200)
-    monkeypatch.setattr("orchestrator.runner.progress.FINISH_AGAIN_SECONDS", 0.05)
-    async with make_house(house.settings.home / "other") as other:
-        await _busy_for_a_while(other)
-
-
-async def _busy_for_a_while(house: House) -> None:
-    running = await house.submit("echo ready; sleep 600")
-    stop = asyncio.Event()
-    serving = asyncio.create_task(serve(house.tools, stop, limit=3))
-    await house.printed(running, b"ready\n")
-    await house.at(running, Stage.EXECUTING)
-    file = house.settings.home / "mayfly.db"
-    with closing(sqlite3.connect(file, isolation_level=None, check_same_thread=False)) as hog:
-        await asyncio.to_thread(hog.execute, "BEGIN IMMEDIATE")  # it may have to wait for a writer of this loop
-        await asyncio.sleep(0.7)
-        assert not serving.done()
-        hog.execute("ROLLBACK")
-    after = await house.submit("true")
-    await house.store.tasks.request_cancel(running.id, now=datetime.now(UTC))  # which heartbeats must still hear
-
-    async def over() -> bool:
-        return all([(await house.store.tasks.get(task.id)).state.over for task in (running, after)])
-
-    await until("both are over", over)
-    stop.set()
-    await serving
-    assert (await house.store.tasks.get(running.id)).state is TaskState.CANCELED
-    assert (await house.store.tasks.get(after.id)).state is TaskState.FINISHED
-    await upkeep(house)  # what the database would not take
-
-
 async def test_a_run_steps_in_when_the_runner_it_counts_on_is_gone(house: House) -> None:
     """A runner that was killed looks alive until its heartbeat is too old; nobody waits for it after that."""
-    await house.store.runners.leave(house.tools.runner_id, now=datetime.now(UTC))
+    await house.store.runners.leave(house.tools.runner_id, now=house.now())
     dead = await house.store.runners.register(
-        host="h", pid=1, pools=[POOL.name], now=datetime.now(UTC) + timedelta(hours=1)
+        name="dead", host="h", pid=1, pools=[POOL.name], now=house.now() + timedelta(hours=1)
     )
     process = command_line(house).start("run", "-p", POOL.name, "--", "sh", "-c", "echo out; exit 7")
 
@@ -329,24 +270,20 @@ async def test_a_run_steps_in_when_the_runner_it_counts_on_is_gone(house: House)
     await until("the task is queued", waits)
     [task] = await house.store.tasks.list()
     assert task.state is TaskState.QUEUED
-    await house.store.runners.heartbeat(dead.id, now=datetime.now(UTC) - timedelta(hours=1))
+    await house.store.runners.heartbeat(dead.id, now=house.now() - timedelta(hours=1))
     stdout, stderr = await asyncio.to_thread(process.communicate, timeout=30)
     assert (process.returncode, stdout) == (7, "out\n"), stderr
 
 
-async def test_a_run_that_is_killed_is_cleaned_up_by_upkeep(house: House) -> None:
-    await house.store.runners.leave(house.tools.runner_id, now=datetime.now(UTC))
-    mayfly = command_line(house)
-    process = mayfly.start("run", "-p", POOL.name, "--", "sh", "-c", "echo ready; hang")
+async def test_a_run_that_is_killed_is_gone_on_with_by_a_runner(house: House) -> None:
+    await house.store.runners.leave(house.tools.runner_id, now=house.now())
+    mayfly = command_line(house, lease_seconds=LEASE_SECONDS)
+    process = mayfly.start("run", "-p", POOL.name, "-o", "out.txt", "--", "sh", "-c", LONG)
     assert process.stdout is not None
-    assert await asyncio.to_thread(process.stdout.readline) == "ready\n"
-    process.kill()
+    assert await asyncio.to_thread(process.stdout.readline) == "one\n"
+    await killed(process)
     await asyncio.to_thread(process.communicate)
     [task] = await house.store.tasks.list()
     assert len(await house.left()) == 3  # a row, its VM, its machine
-    await house.let_lease_expire(task)
-    chore = await asyncio.to_thread(mayfly, "chore", "reap")
-    assert chore.exit_code == 0, chore.stderr
-    assert f"task {task.id} failed" in chore.stdout
-    await upkeep(house)
-    assert (await house.store.tasks.get(task.id)).reason is Reason.RUNNER_LOST
+    async with another_runner(house) as adopter:
+        await ran_once(house, task, adopter)
