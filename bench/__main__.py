@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 
 from bench import overhead
@@ -13,6 +14,7 @@ MEASUREMENTS = {"main_job": overhead.main, "queue": queue.main, "scale": scale.m
 
 def main() -> None:
     """All of them, in their smaller form where there are two, or the one that is named, with its options."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that no server is left behind
     match sys.argv[1:]:
         case []:
             for name, measure in MEASUREMENTS.items():
