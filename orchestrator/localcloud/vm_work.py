@@ -11,7 +11,7 @@ from orchestrator.localcloud.model import Lcm, Vm, VmState
 from orchestrator.localcloud.networks import parsed
 from orchestrator.localcloud.refusals import internal, wrong_state
 from orchestrator.localcloud.scheduler import SYSTEM_DS, system_datastore
-from orchestrator.localcloud.steps import BOOT_AFTER, PROLOGS, RETRY_OF
+from orchestrator.localcloud.steps import BOOT_AFTER, FAILURE_OF, PROLOGS, RETRY_OF
 from orchestrator.localcloud.template import Template, text_of
 
 calls = Calls()
@@ -91,7 +91,8 @@ def _settle(cloud: Cloud, vm: Vm, *, success: bool) -> None:
         return
     lcm = Lcm(vm.lcm_state)
     if not success:
-        life.fail(vm.oid, lcm, "")
+        if lcm in FAILURE_OF:  # in RUNNING and UNKNOWN there is no step that could fail
+            life.fail(vm.oid, lcm, "")
         return
     lcm = RETRY_OF.get(lcm, lcm)
     if lcm in BOOT_AFTER.values() or lcm in (Lcm.BOOT_POWEROFF, Lcm.BOOT_SUSPENDED):

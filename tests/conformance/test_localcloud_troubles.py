@@ -246,6 +246,18 @@ def test_hard_actions_on_an_unreachable_host_are_stuck_for_good(here, action, st
     assert (vm in here.hypervisor.machines()) == (operation == 0)
 
 
+@pytest.mark.parametrize("operation", [0, 1, 2])
+def test_recover_settles_nothing_in_a_vm_that_is_unknown(here, operation):
+    vm = on(here, 1)
+    cut(here, 1)
+    here.wait(vm, "UNKNOWN")
+    assert here.one.vm.recover(vm, operation) == vm
+    assert here.state(vm) == "UNKNOWN"
+    here.one.vm.recover(vm, 3)
+    here.wait(vm, "DONE")
+    assert vm in here.hypervisor.machines()  # nobody could end it: the original calls such a machine a zombie
+
+
 def test_what_starts_on_an_unreachable_host_fails(here):
     cut(here, 1)
     vm = here.vm(hold=True)
