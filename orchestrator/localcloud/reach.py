@@ -11,7 +11,7 @@ from __future__ import annotations
 from orchestrator.localcloud import capacity
 from orchestrator.localcloud.cloud import Cloud, log
 from orchestrator.localcloud.hypervisors import HypervisorError
-from orchestrator.localcloud.model import Host, Vm
+from orchestrator.localcloud.model import Host, Vm, VmState
 
 ERROR = 3
 
@@ -39,6 +39,9 @@ def cut(cloud: Cloud, host_id: int, unreachable: bool) -> None:
         host.unreachable = unreachable
         cloud.store.hosts.save(host)
         vms = [vm.oid for vm in capacity.vms_on(cloud.store, host)]
+        if not unreachable:
+            done = [vm.oid for vm in cloud.store.vms if vm.state == VmState.DONE and _was_on(vm, host_id)]
+            cloud.in_background(lambda: _end_zombies(cloud, done))
     if (play := getattr(cloud.hypervisor, "inject", None)) is None:
         return
     for vm_id in vms:
@@ -46,6 +49,22 @@ def cut(cloud: Cloud, host_id: int, unreachable: bool) -> None:
             play({"kind": "freeze_guest", "vm": vm_id, "frozen": unreachable})
         except (ValueError, HypervisorError) as error:
             log.debug("vm %s is not cut off: %s", vm_id, error)
+
+
+def _was_on(vm: Vm, host_id: int) -> bool:
+    return bool(vm.history) and vm.history[-1].hid == host_id
+
+
+def _end_zombies(cloud: Cloud, vm_ids: list[int]) -> None:
+    """Machines whose VMs were deleted while nobody reached them. The original only lists them; here, where no
+    administrator looks, they are ended."""
+    for vm_id in cloud.hypervisor.running(vm_ids) if vm_ids else ():
+        try:
+            cloud.hypervisor.destroy(vm_id)
+            cloud.hypervisor.epilog(vm_id, cloud.vm_directory(vm_id))
+            log.info("vm %s had left its machine behind", vm_id)
+        except (HypervisorError, OSError) as error:
+            log.warning("vm %s left its machine behind: %s", vm_id, error)
 
 
 def notice(cloud: Cloud, host: Host, silent_seconds: float) -> None:

@@ -210,6 +210,27 @@ async def test_a_machine_that_goes_off_takes_its_process_along(home):
     assert events(home) == ["started"]
 
 
+async def test_a_machine_left_behind_does_not_keep_its_address(home):
+    one = start(home)
+    vm, address = machine(one)
+    daemon.fault(home, {"kind": "unreachable_host", "host": 0})
+    await until_async("it is UNKNOWN", lambda: one.vm.info(vm).LCM_STATE == 16)
+    one.vm.recover(vm, 3)
+    await until_async("it is DONE", lambda: one.vm.info(vm).STATE == 6)
+    other = one.host.allocate("another", "simulated", "simulated", -1)
+    await until_async("it is MONITORED", lambda: one.host.info(other).STATE == 2)
+    following, same = await asyncio.to_thread(machine, one)
+    assert (following, same) == (vm + 1, address)
+    async with reached(address) as guest:
+        await guest.facts()
+        machines = HostedHypervisor(home)
+        assert machines.running([vm, following]) == {vm, following}
+        daemon.fault(home, {"kind": "unreachable_host", "host": 0, "unreachable": False})
+        await until_async("it is ended", lambda: machines.running([vm, following]) == {following})
+        machines.close()
+        await guest.facts()
+
+
 def test_faults_that_are_refused(home):
     with pytest.raises(daemon.CloudNotStarted, match="no local cloud runs"):
         daemon.fault(home, {"kind": "clear"})

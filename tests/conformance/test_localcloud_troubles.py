@@ -256,6 +256,8 @@ def test_recover_settles_nothing_in_a_vm_that_is_unknown(here, operation):
     here.one.vm.recover(vm, 3)
     here.wait(vm, "DONE")
     assert vm in here.hypervisor.machines()  # nobody could end it: the original calls such a machine a zombie
+    cut(here, 1, False)
+    until("it is ended when its host is back", lambda: vm not in here.hypervisor.machines())
 
 
 def test_what_starts_on_an_unreachable_host_fails(here):

@@ -48,6 +48,12 @@ class GuestHost:
         """None for a machine that nobody could reach: it has no NIC, or was not told whom to let in."""
         if not spec.nics or not {"MAYFLY_HOST_KEY_BASE64", "SSH_PUBLIC_KEY"} <= set(spec.context):
             return None
+        for vm_id, other in self.hypervisor.machines().items():
+            # Left on a host that nobody reached: its VM is DONE, and its address has been given to another.
+            if vm_id != spec.vm_id and other.nics and other.nics[0].address == spec.nics[0].address:
+                left = self.hypervisor.guests().get(vm_id)
+                if isinstance(left, SimulatedGuest):
+                    left.lose_address()
         return start_guest(spec, lambda: self.hypervisor.power_off(spec.vm_id), runs=self.home / FILE)
 
     def answer(self, request: dict[str, Any]) -> dict[str, Any]:

@@ -39,6 +39,7 @@ class GuestNetwork:
         self._connections: set[asyncssh.SSHServerConnection] = set()
         self._server: asyncssh.SSHAcceptor | None = None
         self._silent: socket.socket | None = None
+        self._lost = False
 
     async def listen(self) -> None:
         """At the first NIC's `address:host_port`. Raises OSError, KeyError, ValueError, asyncssh.Error."""
@@ -72,10 +73,16 @@ class GuestNetwork:
             connection.abort()
         await asyncio.gather(*(connection.wait_closed() for connection in connections), return_exceptions=True)
 
+    async def lose_address(self) -> None:
+        """For good: another machine has it now."""
+        self._lost = True
+        await self.stop_listening()
+        await self.drop()
+
     async def freeze(self, frozen: bool) -> None:
         """No byte comes in or goes out while it is frozen, as when the host is gone: connections hang, and new ones
         are taken by the kernel and never answered."""
-        if frozen == (not self.flowing.is_set()):
+        if self._lost or frozen == (not self.flowing.is_set()):
             return
         await self.stop_listening()
         if frozen:

@@ -78,6 +78,10 @@ class SimulatedGuest:
         """The network is silent, both ways, and the process goes on; or all goes on."""
         _loop.run(self._network.freeze(frozen))
 
+    def lose_address(self) -> None:
+        """Nobody reaches it any more, as another machine has its address; the process goes on."""
+        _loop.run(self._network.lose_address())
+
     def answer_after(self, seconds: float) -> None:
         """Every request from now on is answered so much later."""
         self._network.slow_seconds = seconds
