@@ -33,6 +33,7 @@ def command_line(house: House, *, lease_seconds: float = 60.0) -> Mayfly:
     return Mayfly(
         {
             "MAYFLY_HOME": str(house.settings.home),
+            "MAYFLY_DATABASE_URL": house.settings.database_url,
             "MAYFLY_INVENTORY": str(inventory),
             "MAYFLY_LEASE_SECONDS": str(lease_seconds),
             "ONE_XMLRPC": house.far.url,

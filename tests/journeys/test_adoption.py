@@ -7,6 +7,9 @@ import dataclasses
 import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
 
 from orchestrator.domain.outcome import Reason
 from orchestrator.domain.task import Delivery, Stage, TaskState
@@ -14,8 +17,9 @@ from orchestrator.domain.vm import VmState
 from orchestrator.runner.loop import registered, serve
 from orchestrator.runner.tools import Tools
 from orchestrator.store import TaskRow
-from tests.journeys.house import POOL, House, until
+from tests.journeys.house import POOL, House, make_house, until
 from tests.journeys.processes import killed, runner_process, stopped
+from tests.postgres import binaries, running_server
 
 LEASE_SECONDS = 1.5
 LONG = "echo one; sleep 4; echo two; echo three > out.txt"
@@ -64,6 +68,18 @@ async def test_a_process_whose_runner_is_killed_is_adopted(house: House) -> None
     async with another_runner(house) as adopter:
         await ran_once(house, task, adopter)
     assert await house.stages(task) == list(Stage)
+
+
+@pytest.mark.skipif(binaries() is None, reason="no PostgreSQL server is installed")
+async def test_a_process_is_adopted_on_postgresql_too(tmp_path: Path) -> None:
+    with running_server(tmp_path / "pg") as server:
+        async with make_house(tmp_path / "home", server.create("mayfly")) as house:
+            task = await house.submit(LONG, outputs=("*",))
+            async with runner_process(house, lease_seconds=LEASE_SECONDS) as process:
+                await house.printed(task, b"one\n")
+                await killed(process)
+            async with another_runner(house) as adopter:
+                await ran_once(house, task, adopter)
 
 
 async def test_an_attempt_whose_runner_lives_is_left_alone(house: House) -> None:

@@ -7,9 +7,10 @@ import signal
 
 import pytest
 
+from orchestrator.domain.outcome import Reason
 from orchestrator.domain.task import Stage, TaskState
 from orchestrator.localcloud.hypervisors.ssh_guest import never
-from orchestrator.runner.loop import serve
+from orchestrator.runner.loop import claim, serve, work_on
 from tests.journeys.house import House, until
 from tests.journeys.processes import runner_process
 from tests.journeys.test_adoption import LEASE_SECONDS, another_runner, ran_once
@@ -78,3 +79,18 @@ async def test_a_runner_that_is_told_twice_stops_at_once(house: House) -> None:
         await asyncio.to_thread(process.wait)
     async with another_runner(house) as adopter:
         await ran_once(house, task, adopter)
+
+
+async def test_a_run_of_its_own_that_is_stopped_at_once_leaves_nothing(house: House) -> None:
+    """Nobody else may be there to go on with it: `mayfly run`, and Ctrl-C twice."""
+    task = await house.submit("echo ready; hang")
+    claimed = await claim(house.tools)
+    assert claimed is not None
+    working = asyncio.create_task(work_on(claimed, house.tools))
+    await house.printed(task, b"ready\n")
+    working.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await working
+    done = await house.store.tasks.get(task.id)
+    assert (done.state, done.reason, done.exit_code) == (TaskState.FAILED, Reason.RUNNER_LOST, 125)
+    assert await house.left() == []

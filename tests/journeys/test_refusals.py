@@ -90,7 +90,7 @@ def test_a_time_out_that_is_none(mayfly: Mayfly, seconds: str) -> None:
 
 
 def test_a_memory_size_that_is_none(mayfly: Mayfly) -> None:
-    refused(mayfly, "run", "--memory", "lots", "--", "true", names=("memory", "lots", "256M"))
+    refused(mayfly, "run", "--memory", "lots", "--", "true", names=("memory", "lots", "512M"))
 
 
 def test_results_that_exist(mayfly: Mayfly, tmp_path: Path) -> None:
