@@ -149,32 +149,34 @@ async def _next(
 ) -> list[Row]:
     """The rows of the next `count` tasks of the queue, whose turns are written."""
     chosen: list[tuple[str, str]] = []
-    turns: dict[str, int] = {}
+    last: dict[str, int] = {}
     turn = max(queue.turn, (now - _EPOCH) // timedelta(microseconds=1))
     if only is not None:
         query = select(TASKS.c.frontend, TASKS.c.id).where(READY, TASKS.c.pool == queue.pool, TASKS.c.id == only)
         chosen = [(row.frontend, row.id) for row in await connection.execute(query) if row.id not in taken]
+        last = {frontend: turn + 1 for frontend, _ in chosen}
     below = MAX_PRIORITY + 1
     while only is None and len(chosen) < count:
         waits = (await connection.execute(_FRONTENDS, {"pool": queue.pool, "below": below})).all()
         if not waits:
             break
         below = waits[0].priority
-        turns = {row.frontend: row.turn for row in waits}
+        turns = {row.frontend: last.get(row.frontend, row.turn) for row in waits}
         # No more frontends than tasks can get one, and these are the first.
         first = sorted(turns, key=lambda name: (queue.held[name], turns[name], name))[:count]
         ids = await _ids(connection, queue.pool, below, first, count + len(taken))
         line = {name: [each for each in ids[name] if each not in taken] for name in first}
-        chosen += share_out(line, queue.held, turns, count - len(chosen))
+        served = share_out(line, queue.held, turns, count - len(chosen))
+        last |= {frontend: turn + place for place, (frontend, _) in enumerate(served, start=len(chosen) + 1)}
+        queue.held.update(frontend for frontend, _ in served)
+        chosen += served
     if not chosen:
         return []
-    last = {frontend: turn + place for place, (frontend, _) in enumerate(chosen, start=1)}
     await connection.execute(
         _SERVED, [{"pool": queue.pool, "frontend": name, "turn": each} for name, each in sorted(last.items())]
     )
     queue.turn = turn + len(chosen)
     queue.room -= len(chosen)
-    queue.held.update(frontend for frontend, _ in chosen)
     await connection.execute(update(QUEUES).where(QUEUES.c.pool == queue.pool).values(turn=queue.turn))
     found = await connection.execute(select(TASKS).where(TASKS.c.id.in_([task_id for _, task_id in chosen])))
     rows = {row["id"]: row for row in found.mappings()}
