@@ -26,9 +26,9 @@ from tests.postgres import running_server
 
 KNOBS = CloudSettings(scheduler_interval=0.02, scheduler_window_length=100, host_cpus=10_000, driver_threads=16)
 AT_ONCE = 50
-SLEEP_PER_VM = 0.06
-"""The tasks of the first part sleep so long for each machine that there is to be, so that all of them are there at
-once if 17 and more start in a second."""
+SLEEP_PER_VM = 0.15
+"""The tasks of the first part sleep so long for each machine that there is to be, so that all of them are there at once
+if seven and more start in a second."""
 LOOK_SECONDS = 0.5
 OVER = ("FINISHED", "FAILED", "CANCELED")
 
@@ -43,7 +43,7 @@ class Size:
     seconds: float
 
 
-SMALL, FULL = Size(150, 450, 60, 75), Size(1000, 10_000, 300, 1200)
+SMALL, FULL = Size(150, 450, 60, 75), Size(1000, 10_000, 300, 1500)
 
 
 @dataclass(frozen=True)
