@@ -38,7 +38,8 @@ def list_(
         async with open_house(settings) as house:
             tasks = await house.store.tasks.list(states=state, pool=pool, limit=limit)
             machines = {vm.task_id for vm in await house.store.vms.open()}
-            line = Line(house.store, await _pools(settings))
+            waits = any(task.state in (TaskState.NEW, TaskState.QUEUED) for task in tasks)
+            line = Line(house.store, await _pools(settings) if waits else {})
             rows: list[dict[str, Any]] = [
                 {
                     "id": task.id,

@@ -65,8 +65,9 @@ async def _act(upkeep: Upkeep, leadership: Leadership, stop: asyncio.Event) -> N
     try:
         await leadership.kept(stop)
     finally:
+        ending = asyncio.gather(*(each.end() for each in rounds))
         scheduler.shutdown(wait=False)
-        await asyncio.gather(*(each.end() for each in rounds))
+        await ending
         await leadership.settled()
 
 
@@ -78,13 +79,14 @@ class _Rounds:
         self.chore = chore
         self._leadership = leadership
         self._running: asyncio.Task[None] | None = None
+        self._over = False
         self._trouble = ""
 
     async def run(self) -> None:
         """One round. Trouble that lasts is told once, and so is its end."""
         self._running = asyncio.current_task()
         try:
-            if not await self._leadership.holds():
+            if self._over or not await self._leadership.holds():
                 return
             for line in await self.chore.run_once():
                 _log.info("chore %s: %s", self.name, line)
@@ -95,11 +97,15 @@ class _Rounds:
             if str(trouble) != self._trouble:
                 _log.warning("chore %s failed, and comes again: %s", self.name, trouble)
             self._trouble = str(trouble) or type(trouble).__name__
+        except asyncio.CancelledError:
+            if not self._over:
+                raise
         finally:
             self._running = None
 
     async def end(self) -> None:
-        """Give up the round that is under way."""
+        """Give up the round that is under way, and begin no other."""
+        self._over = True
         running = self._running
         if running is not None:
             running.cancel()

@@ -152,15 +152,19 @@ async def test_a_round_is_given_up_when_the_lease_is_lost(store: Store, tmp_path
     first.hangs = True
     begun = first.begun
     await until("a round that hangs", lambda: first.begun > begun)
-    leader = await store.leaders.get(NAME)
-    assert leader is not None
-    await store.leaders.resign(NAME, leader.holder)
     usurper = Leadership(store, 60)
-    assert await usurper.ask()
+
+    async def usurp() -> bool:
+        leader = await store.leaders.get(NAME)
+        assert leader is not None
+        await store.leaders.resign(NAME, leader.holder)
+        return await usurper.ask()
+
+    await until("another leads", usurp)
     await until("the round is given up", lambda: first.given_up == 1)
-    begun = first.begun
+    begun, terms = first.begun, len(chores)
     await usurper.give_up()
-    await until("a new term", lambda: len(chores) == 2 and chores[1].begun > 0)
+    await until("a new term", lambda: len(chores) > terms and chores[-1].begun > 0)
     assert first.begun == begun
     stop.set()
     await asyncio.wait_for(serving, DEADLINE)

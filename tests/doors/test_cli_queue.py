@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import signal
+import sqlite3
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -31,11 +33,22 @@ def inventory(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return file
 
 
+def at(home: Path, inventory: Path) -> Mayfly:
+    """Without a cloud: nothing here needs one."""
+    places = {"MAYFLY_HOME": str(home), "MAYFLY_INVENTORY": str(inventory), "MAYFLY_DATABASE_URL": ""}
+    return Mayfly({**places, "ONE_XMLRPC": "", "ONE_AUTH": ""})
+
+
 @pytest.fixture
 def mayfly(tmp_path: Path, inventory: Path) -> Mayfly:
-    """A home of its own, without a cloud: nothing here needs one."""
-    home = {"MAYFLY_HOME": str(tmp_path / "home"), "MAYFLY_INVENTORY": str(inventory), "MAYFLY_DATABASE_URL": ""}
-    return Mayfly({**home, "ONE_XMLRPC": "", "ONE_AUTH": ""})
+    """A home of its own."""
+    return at(tmp_path / "home", inventory)
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory, inventory: Path) -> Mayfly:
+    """One home for all refusals: they leave nothing behind in it."""
+    return at(tmp_path_factory.mktemp("refusals") / "home", inventory)
 
 
 def submitted(mayfly: Mayfly, *options: str, pool: str = "other") -> str:
@@ -46,12 +59,16 @@ def submitted(mayfly: Mayfly, *options: str, pool: str = "other") -> str:
 
 
 def tasks(mayfly: Mayfly) -> dict[str, str]:
-    """Every task's state by its id."""
-    return {task["id"]: task["state"] for task in mayfly("list", "--json").json()}
+    """Every task's state by its id, straight from the home's database."""
+    with contextlib.closing(sqlite3.connect(mayfly.home / "mayfly.db")) as database:
+        if not database.execute("select 1 from sqlite_master where name = 'tasks'").fetchall():
+            return {}
+        return dict(database.execute("select id, state from tasks order by id").fetchall())
 
 
 def refused(mayfly: Mayfly, *words: str, names: tuple[str, ...], exit_code: int = 2) -> None:
     """The command fails, says all of `names`, and no task is made, changed or lost."""
+    mayfly.home.mkdir(exist_ok=True)
     before = tasks(mayfly)
     done = mayfly(*words)
     assert done.exit_code == exit_code, done.stdout + done.stderr
@@ -69,7 +86,7 @@ def refused(mayfly: Mayfly, *words: str, names: tuple[str, ...], exit_code: int 
     [
         (("--priority", "101"), ("priority", "101", "-100 to 100")),
         (("--priority", "-101"), ("priority", "-101")),
-        (("--priority", "high"), ("--priority", "high")),
+        (("--priority", "high"), ("--priority", "integer")),
         (("--attempts", "0"), ("attempts", "is 0", "1 to 100")),
         (("--not-before", "tomorrow"), ("not_before", "'tomorrow'", "+01:00")),
         (("--not-before", "2026-11-30T08:00"), ("not_before", "time zone")),
@@ -84,9 +101,13 @@ def refused(mayfly: Mayfly, *words: str, names: tuple[str, ...], exit_code: int 
     ],
     ids=lambda value: " ".join(value) if value and value[0].startswith("--") else "",
 )
-def test_terms_that_are_refused(mayfly: Mayfly, options: tuple[str, ...], names: tuple[str, ...]) -> None:
-    refused(mayfly, "submit", "-p", "small", *options, "--", "true", names=names)
-    refused(mayfly, "run", "-p", "small", *options, "--", "true", names=names, exit_code=125)
+def test_terms_that_are_refused(home: Mayfly, options: tuple[str, ...], names: tuple[str, ...]) -> None:
+    refused(home, "submit", "-p", "small", *options, "--", "true", names=names)
+
+
+def test_run_refuses_them_too(home: Mayfly) -> None:
+    for options, name in ((("--priority", "101"), "priority"), (("--not-before", "tomorrow"), "not_before")):
+        refused(home, "run", "-p", "small", *options, "--", "true", names=(name,), exit_code=125)
 
 
 def test_terms_that_are_kept(mayfly: Mayfly) -> None:
@@ -247,9 +268,12 @@ def test_a_queue_that_is_not_there(mayfly: Mayfly) -> None:
     ],
     ids=lambda value: " ".join(value) if value and value[0].startswith("--") else "",
 )
-def test_schedules_that_are_refused(mayfly: Mayfly, options: tuple[str, ...], names: tuple[str, ...]) -> None:
-    refused(mayfly, "schedule", "add", "nightly", "-p", "other", *options, "--", "true", names=names)
-    assert mayfly("schedule", "list", "--json").json() == []
+def test_schedules_that_are_refused(home: Mayfly, options: tuple[str, ...], names: tuple[str, ...]) -> None:
+    refused(home, "schedule", "add", "nightly", "-p", "other", *options, "--", "true", names=names)
+
+
+def test_what_was_refused_left_no_schedule(home: Mayfly) -> None:
+    assert home("schedule", "list", "--json").json() == []
 
 
 def test_a_schedule_is_added_paused_and_removed(mayfly: Mayfly) -> None:
@@ -320,8 +344,6 @@ def test_a_database_of_another_kind(mayfly: Mayfly, url: str) -> None:
 
 
 def test_a_database_of_a_newer_schema(mayfly: Mayfly) -> None:
-    import sqlite3
-
     task = submitted(mayfly)
     with sqlite3.connect(mayfly.home / "mayfly.db") as database:
         [known] = database.execute("select version_num from alembic_version").fetchone()
