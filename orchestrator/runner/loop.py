@@ -30,6 +30,9 @@ from orchestrator.store import Claim, Store, Wakeups
 POLL_SECONDS = 1.0
 """How often a runner looks without having been woken up."""
 
+AT_LEAST_SECONDS = 0.02
+"""So long at least, when there was nothing to take."""
+
 TAKE_SECONDS = 3.0
 """How long a runner that is stopped at once waits for what it is claiming, so as to hand it back."""
 
@@ -194,6 +197,7 @@ class _Runner:
         waits = [asyncio.create_task(self._freed.wait(), name="an attempt ends")]
         if len(self._running) < self._limit:
             seconds = min(POLL_SECONDS, self._tools.lease_seconds / BEATS_PER_LEASE)
+            seconds = min(seconds, max(self._placing.good_for(), AT_LEAST_SECONDS))
             waits.append(asyncio.create_task(_woken(wakeups, seconds), name="wake-up"))
         try:
             await asyncio.wait([stopping, *waits], return_when=asyncio.FIRST_COMPLETED)

@@ -16,6 +16,9 @@ from orchestrator.runner.tools import Tools
 TICK_SECONDS = 1.0
 """OpenNebula is asked at most so often."""
 
+GIVEN_BACK_SECONDS = 0.2
+"""How old what was read may be once a machine of ours is gone."""
+
 IDLE_SECONDS = 10.0
 """How old its answer may be when there was room for all, and nothing was claimed since."""
 
@@ -65,7 +68,7 @@ class Placing:
             self._read_at, self._good_for = now, IDLE_SECONDS
         rooms = {name: self._room(name) for name in self._tools.pools}
         if any(room.count <= 0 for room in rooms.values()):
-            self._good_for = TICK_SECONDS
+            self._good_for = min(self._good_for, TICK_SECONDS)
         for name, room in rooms.items():
             await self._tell(name, room, now)
         return {name: room.count for name, room in rooms.items() if room.count > 0}
@@ -73,13 +76,19 @@ class Placing:
     def took(self, pool: str) -> None:
         """A task of the pool was claimed: there is room for one less."""
         self._open[pool] += 1
-        self._good_for = TICK_SECONDS
+        self._good_for = min(self._good_for, TICK_SECONDS)
         if self._capacity is not None and pool in self._tools.pools:
             self._capacity = self._capacity.less(self._tools.pools[pool], 1)
 
     def gave_back(self) -> None:
         """A machine of ours is gone: there may be more room than was read."""
-        self._read_at = None
+        self._good_for = min(self._good_for, GIVEN_BACK_SECONDS)
+
+    def good_for(self) -> float:
+        """In how many seconds it is worth asking again."""
+        if self._read_at is None:
+            return 0.0
+        return max(0.0, self._read_at + self._good_for - asyncio.get_running_loop().time())
 
     async def _read(self, under_way: Mapping[str, int]) -> None:
         self._open = Counter(vm.pool for vm in await self._tools.store.vms.open())
