@@ -38,31 +38,32 @@ class Postgres:
         if found is None:
             raise RuntimeError(f"no PostgreSQL server below {DEBIAN}: install the package postgresql")
         self._bin = found
-        self._data = folder / "data"
         self._log = folder / "log"
-        # The name of a socket has at most 107 bytes, and a test's folder may have a long name.
-        self._socket = Path(tempfile.mkdtemp(prefix="mayfly-pg-", dir="/tmp"))
+        # The name of a socket has at most 107 bytes, and a test's folder may have a long name. Nor can another account
+        # always get there: pytest shuts the folder of all its runs each time that it starts.
+        self._home = Path(tempfile.mkdtemp(prefix="mayfly-pg-", dir="/tmp"))
+        self._data = self._home / "data"
         self._settings = () if durable else FAST
         self._process: subprocess.Popen[bytes] | None = None
         # The server refuses to run as root.
         self._account = ACCOUNT if os.geteuid() == 0 else pwd.getpwuid(os.geteuid()).pw_name
         self._as = {"user": ACCOUNT, "group": ACCOUNT, "extra_groups": []} if os.geteuid() == 0 else {}
-        self._data.mkdir(parents=True)
+        folder.mkdir(parents=True, exist_ok=True)
+        self._data.mkdir()
         self._log.touch()
         if self._as:
-            for path in (self._data, self._log, self._socket):
+            for path in (self._data, self._log, self._home):
                 shutil.chown(path, ACCOUNT, ACCOUNT)
-            _open_way_to(self._data)
         self._run(
             "initdb", "-D", str(self._data), "-U", "mayfly", "-A", "trust", "-E", "UTF8", "--locale=C.UTF-8", "-N"
         )
 
     def url(self, database: str = "postgres") -> str:
-        return f"postgresql://mayfly@/{database}?host={quote(str(self._socket), safe='')}"
+        return f"postgresql://mayfly@/{database}?host={quote(str(self._home), safe='')}"
 
     def start(self) -> None:
         """Raises RuntimeError when it does not answer."""
-        settings = ("listen_addresses=", f"unix_socket_directories={self._socket}", "max_connections=200")
+        settings = ("listen_addresses=", f"unix_socket_directories={self._home}", "max_connections=200")
         options = [word for setting in (*settings, *self._settings) for word in ("-c", setting)]
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
@@ -100,8 +101,7 @@ class Postgres:
     def remove(self) -> None:
         """Stop it, and leave nothing of it."""
         self.stop()
-        shutil.rmtree(self._data, ignore_errors=True)
-        shutil.rmtree(self._socket, ignore_errors=True)
+        shutil.rmtree(self._home, ignore_errors=True)
 
     def _end(self, number: signal.Signals) -> None:
         if self._process is not None:
@@ -110,7 +110,7 @@ class Postgres:
             self._process = None
 
     def _ask(self, program: str, *words: str) -> subprocess.CompletedProcess[bytes]:
-        command = [self._bin / program, "-h", self._socket, "-U", "mayfly", *words]
+        command = [self._bin / program, "-h", self._home, "-U", "mayfly", *words]
         return subprocess.run(command, capture_output=True, timeout=SECONDS, check=False)
 
     def _run(self, program: str, *words: str) -> None:
@@ -137,14 +137,6 @@ def running_postgres(folder: Path, *, durable: bool = False) -> Iterator[str]:
     """The URL of an empty database on a server of its own."""
     with running_server(folder, durable=durable) as server:
         yield server.create("mayfly")
-
-
-def _open_way_to(folder: Path) -> None:
-    """Let the server's account through the folders above, which may be ours alone."""
-    for above in folder.parents:
-        mode = above.stat().st_mode
-        if not mode & 0o001 and above.owner() == "root":
-            above.chmod(mode | 0o001)
 
 
 if __name__ == "__main__":
