@@ -2,17 +2,18 @@
 # make test   every test, real machines included
 # make check  lint, types, import contracts, generated diagrams
 # make bench  measurements, each beside its floor
+# make chaos  a thousand faults on simulated machines, thirty on real ones; a table of what was lost (SEED=N, FAULTS=N)
 # Each installs what it needs (Debian packages with apt, as root or through sudo; a virtual environment in .venv).
 
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo test check contracts bench packages venv image
+.PHONY: help demo test check contracts bench chaos packages venv image
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-PACKAGES := e2fsprogs mmdebstrap openssh-client postgresql python3-venv qemu-system-x86 qemu-utils strace uidmap
+PACKAGES := e2fsprogs gcc libc6-dev mmdebstrap openssh-client postgresql python3-venv qemu-system-x86 qemu-utils strace uidmap
 
 help:
 	@sed -n 's/^# //p' Makefile
@@ -60,3 +61,10 @@ contracts: packages venv
 
 bench: packages venv
 	@$(BIN)/python -m bench
+
+SEED ?= 1
+FAULTS ?= 1000
+REAL_FAULTS ?= 30
+
+chaos: packages venv
+	@$(BIN)/python -m tests.chaos --seed $(SEED) --faults $(FAULTS) --real-faults $(REAL_FAULTS)

@@ -17,7 +17,7 @@ from tests.chaos.faults import Fault
 from tests.chaos.load import TROUBLE, Load
 from tests.chaos.world import POOL, World
 
-AT_ONCE = 3
+AT_ONCE = 5
 """So many faults may be under way at the same time."""
 
 PAUSE_SECONDS = 0.15

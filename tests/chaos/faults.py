@@ -24,9 +24,10 @@ CALLS = (
     "one.vm.deploy",
     "one.vm.action",
     "one.vm.info",
-    "one.vmpool.info",
+    "one.vmpool.infoset",
     "one.vmpool.infoextended",
     "one.hostpool.info",
+    "one.templatepool.info",
     "*",
 )
 
