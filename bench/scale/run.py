@@ -97,7 +97,7 @@ def main(words: list[str]) -> None:
 
 def _measure(world: World, size: Size) -> None:
     smaller = " (the smaller run: --full for the whole)" if size.vms < FULL.vms else ""
-    print(f"bench scale: {size.vms:,} VMs at once, {size.tasks:,} tasks{smaller}")
+    print(f"bench scale: {size.vms:,} VMs at once, {size.tasks:,} tasks{smaller}", flush=True)
     floor = _floor(world, size.vms)
     fleet = _part(world, size.vms, f"sleep {10 + SLEEP_PER_VM * size.vms:.0f}", size, "inf")
     many = _part(world, max(1, size.tasks - size.vms - size.polite), "true", size, "inf")
@@ -125,6 +125,7 @@ def _part(world: World, tasks: int, script: str, size: Size, rate: str) -> Part:
         made = asyncio.run(world.submit(tasks, script))
         peak, grown = _until_over(world, made, size.seconds, runner)
         seconds = time.monotonic() - began
+        print(f"{tasks:,} tasks of {script!r}: {seconds:.0f} s, {peak:,} at once", file=sys.stderr)
         return Part(
             ramp=starts_of(world.dsn, made),
             seconds=seconds,
