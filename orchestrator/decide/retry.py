@@ -63,7 +63,7 @@ class Failure:
                 return cls(Reason.PROVISION_FAILED, str(error), started, final=True)
             case PlatformError():
                 silent = isinstance(error, CloudUnreachable | DatabaseUnavailable)
-                return cls(error.reason, str(error), started, outage=silent)
+                return cls(error.reason, str(error), started, final=error.final, outage=silent)
             case _:
                 return cls(Reason.INTERNAL, f"{type(error).__name__}: {error}", started)
 

@@ -66,9 +66,11 @@ class NotPossible(UserError):
 
 
 class PlatformError(MayflyError):
-    """The platform failed. `reason` goes into the task's verdict; `evidence` (a console log, say) is kept beside it."""
+    """The platform failed. `reason` goes into the task's verdict; `evidence` (a console log, say) is kept beside it.
+    `final`: another try would fail alike, for it is the process that made it so."""
 
     reason: Reason = Reason.INTERNAL
+    final: bool = False
 
     def __init__(self, message: str, *, evidence: str = "") -> None:
         self.evidence = evidence

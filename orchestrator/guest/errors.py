@@ -58,6 +58,8 @@ class Refused:
 class OutputRefused(StagingFailed):
     """Some outputs are not taken; all others were."""
 
+    final = True
+
     def __init__(self, refused: Sequence[Refused]) -> None:
         self.refused = tuple(refused)
         more = f"; and {len(self.refused) - _SHOWN} more" if len(self.refused) > _SHOWN else ""

@@ -195,6 +195,7 @@ async def test_of_many_that_are_refused_only_a_few_are_named() -> None:
         with pytest.raises(OutputRefused, match=r"^(output \d: not a regular file; ){5}and 2 more$") as refused:
             await guest.stage_out([file(str(n)) for n in range(7)], MemoryOutputs(), limit_bytes=10)
     assert len(refused.value.refused) == 7
+    assert refused.value.final  # the process left them so, and would again
 
 
 async def test_outputs_over_the_limit_are_not_even_asked_for() -> None:
