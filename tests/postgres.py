@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import quote
@@ -33,7 +33,7 @@ def binaries() -> Path | None:
 class Postgres:
     """One server. It may be stopped (at once, as by a power cut, with `kill`) and started again, by who tests that."""
 
-    def __init__(self, folder: Path, *, durable: bool) -> None:
+    def __init__(self, folder: Path, *, durable: bool, environment: Mapping[str, str] | None = None) -> None:
         found = binaries()
         if found is None:
             raise RuntimeError(f"no PostgreSQL server below {DEBIAN}: install the package postgresql")
@@ -44,6 +44,7 @@ class Postgres:
         self._home = Path(tempfile.mkdtemp(prefix="mayfly-pg-", dir="/tmp"))
         self._data = self._home / "data"
         self._settings = () if durable else FAST
+        self._environment = {**os.environ, **(environment or {})}
         self._process: subprocess.Popen[bytes] | None = None
         # The server refuses to run as root.
         self._account = ACCOUNT if os.geteuid() == 0 else pwd.getpwuid(os.geteuid()).pw_name
@@ -69,6 +70,7 @@ class Postgres:
             self._process = subprocess.Popen(
                 [self._bin / "postgres", "-D", self._data, *options],
                 cwd="/",
+                env=self._environment,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -122,9 +124,12 @@ class Postgres:
 
 
 @contextmanager
-def running_server(folder: Path, *, durable: bool = False) -> Iterator[Postgres]:
-    """`durable`: what is acknowledged survives a power cut, as in production; otherwise it is fast."""
-    server = Postgres(folder, durable=durable)
+def running_server(
+    folder: Path, *, durable: bool = False, environment: Mapping[str, str] | None = None
+) -> Iterator[Postgres]:
+    """`durable`: what is acknowledged survives a power cut, as in production; otherwise it is fast. `environment`: more
+    variables for the server's process."""
+    server = Postgres(folder, durable=durable, environment=environment)
     try:
         server.start()
         yield server

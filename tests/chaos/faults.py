@@ -89,6 +89,14 @@ async def jump_clock(world: World) -> bool:
     return True
 
 
+async def jump_database_clock(world: World) -> bool:
+    """The database's clock, which everybody goes by, is minutes or hours off, for a while."""
+    world.database_clock.jump(world.rand.choice((-1, 1)) * world.rand.uniform(60, 7200))
+    await asyncio.sleep(world.rand.uniform(0.5, 3.0))
+    world.database_clock.jump(0)
+    return True
+
+
 async def restart_database(world: World) -> bool:
     """The database ends at once, and is back after a while."""
     async with world.database_down:
@@ -179,6 +187,7 @@ SIMULATED_FAULTS: dict[str, tuple[int, Fault]] = {
     "a runner frozen past its lease": (3, freeze_runner),
     "SIGTERM, and a second one": (3, drain_runner),
     "a wall clock jumps": (5, jump_clock),
+    "the database's clock jumps": (3, jump_database_clock),
     "the database restarts": (4, restart_database),
     "kill -9 of the cloud's daemon": (2, restart_cloud),
     "a reply is lost": (10, on_the_wire("lose_reply")),

@@ -99,6 +99,7 @@ class World:
     cloud: Cloud
     cloud_home: Path
     database: Postgres
+    database_clock: Clock
     runners: list[Service]
     schedulers: list[Service]
     rand: random.Random
@@ -135,6 +136,7 @@ class World:
 
     def heal(self) -> None:
         """Everything runs, at the right time."""
+        self.database_clock.jump(0)
         for service in self.services:
             service.clock.jump(0)
             service.send(signal.SIGCONT)
@@ -155,7 +157,9 @@ async def make_world(
     inventory.mkdir()
     (inventory / "hosts.yml").write_text(scale.inventory())
     async with contextlib.AsyncExitStack() as opened:
-        database = await asyncio.to_thread(opened.enter_context, running_server(folder / "postgres"))
+        database_clock = Clock.make(library, folder / "database.clock")
+        server = running_server(folder / "postgres", environment=database_clock.environment)
+        database = await asyncio.to_thread(opened.enter_context, server)
         database_url = await asyncio.to_thread(database.create, "mayfly")
         if cloud is None:
             cloud_home = folder / "home" / "cloud"
@@ -191,6 +195,7 @@ async def make_world(
             cloud=client,
             cloud_home=cloud_home,
             database=database,
+            database_clock=database_clock,
             runners=[service(f"runner-{n}", "--verbose", "runner", "--limit", limit) for n in range(scale.runners)],
             schedulers=[service(f"scheduler-{n}", "--verbose", "scheduler") for n in range(scale.schedulers)],
             rand=random.Random(seed),
