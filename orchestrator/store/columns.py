@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from datetime import UTC, datetime
 
-from sqlalchemy import DateTime, Text
+from sqlalchemy import DateTime, String, Text
 from sqlalchemy.engine import Dialect
 from sqlalchemy.types import TypeDecorator
 
@@ -43,10 +43,30 @@ class SafeText(TypeDecorator[str]):
     cache_ok = True
 
     def process_bind_param(self, value: str | None, dialect: Dialect) -> str | None:
-        return None if value is None else _UNKEPT.sub(_shown, value)
+        return None if value is None else shown(value)
+
+
+class SafeWord(TypeDecorator[str]):
+    """The same for names, which are looked for."""
+
+    impl = String
+    cache_ok = True
+
+    def process_bind_param(self, value: str | None, dialect: Dialect) -> str | None:
+        return None if value is None else shown(value)
+
+
+def kept(text: str) -> bool:
+    """Whether any database keeps it as it is."""
+    return _UNKEPT.search(text) is None
 
 
 _UNKEPT = re.compile("[\0\ud800-\udfff]")
+
+
+def shown(text: str) -> str:
+    r"""The text, with what no database keeps as `\xNN`."""
+    return _UNKEPT.sub(_shown, text)
 
 
 def _shown(match: re.Match[str]) -> str:

@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 from sqlalchemy import bindparam, select, text, update
 
-from orchestrator.store.columns import UtcDateTime
+from orchestrator.store.columns import SafeWord, UtcDateTime
 from orchestrator.store.engine import Database
 from orchestrator.store.schema import LEADERS
 from orchestrator.store.views import LeaderRow, leader_view
@@ -31,7 +31,10 @@ class Leaders:
         """Lead, or go on leading, for so long: the term, which is a new one whenever the lease had run out. None:
         another leads."""
         instants = {"now": now, "until": now + timedelta(seconds=seconds)}
-        asked = _LEAD.bindparams(*(bindparam(key, type_=UtcDateTime) for key in instants))
+        asked = _LEAD.bindparams(
+            *(bindparam(key, type_=UtcDateTime) for key in instants),
+            *(bindparam(key, type_=SafeWord) for key in ("name", "holder")),
+        )
         async with self._database.writing() as connection:
             row = (await connection.execute(asked, {"name": name, "holder": holder, **instants})).first()
             return None if row is None else int(row[0])

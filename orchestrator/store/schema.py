@@ -23,11 +23,11 @@ from sqlalchemy import (
     text,
 )
 from sqlalchemy.orm import registry
-from sqlmodel import Field, SQLModel
+from sqlmodel import AutoString, Field, SQLModel
 
 from orchestrator.domain.task import Delivery, Stage, TaskState
 from orchestrator.domain.vm import VmState
-from orchestrator.store.columns import SafeText, UtcDateTime
+from orchestrator.store.columns import SafeText, SafeWord, UtcDateTime
 
 NAMING = {
     "ix": "ix_%(table_name)s_%(column_0_N_name)s",
@@ -308,6 +308,9 @@ class Event(_Base, table=True):
 
 
 METADATA: MetaData = _Base.metadata
+for _column in (column for table in METADATA.tables.values() for column in table.columns):
+    if isinstance(_column.type, AutoString):
+        _column.type = SafeWord()
 
 
 def _table(name: str) -> Table:

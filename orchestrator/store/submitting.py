@@ -15,7 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from orchestrator.domain.errors import InvalidTask, NotFound, NotPossible
 from orchestrator.domain.task import TaskSpec, TaskState
 from orchestrator.store.bell import Bell
-from orchestrator.store.columns import as_utc
+from orchestrator.store.columns import as_utc, kept
 from orchestrator.store.encoding import Json, spec_to_json
 from orchestrator.store.engine import Database
 from orchestrator.store.events import EventKind, write_event, write_events
@@ -136,6 +136,8 @@ class Submitting(Room):
     ) -> tuple[TaskRow, ...]:
         frontend, key = options["frontend"], options["idempotency_key"]
         now, deadline_at = as_utc(now), as_utc(deadline_at)
+        if key is not None and not kept(key):
+            raise InvalidTask("idempotency_key", f"{key!r} has a character that no database keeps", "give another key")
         if key is not None and (before := await _with_key(connection, frontend, key)) is not None:
             if before["spec"] != encoded[0]:
                 raise NotPossible("idempotency_key", f"{key!r} was used for another task", "give another key")
