@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from orchestrator.domain.errors import StagingFailed
+from orchestrator.domain.errors import Unstageable
 
 LONGEST_NAME = 255
 """Bytes: NAME_MAX of Linux, limits.h."""
@@ -16,7 +16,7 @@ def checked_path(path: str) -> str:
     """`path`, if it is relative, stays where it is put, and any file system can hold it. Raises StagingFailed."""
     problem = _problem(path)
     if problem:
-        raise StagingFailed(f"refused an output name {problem}: {path[:200]!r}")
+        raise Unstageable(f"refused an output name {problem}: {path[:200]!r}")
     return path
 
 

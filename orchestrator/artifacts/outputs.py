@@ -18,7 +18,7 @@ from orchestrator.artifacts.disk import full_told, locked, write_whole
 from orchestrator.artifacts.names import checked_path
 from orchestrator.artifacts.patience import Patience
 from orchestrator.artifacts.trees import Entry, EntryKind, Tree
-from orchestrator.domain.errors import StagingFailed
+from orchestrator.domain.errors import StagingFailed, Unstageable
 
 MAX_FILES = 100_000
 
@@ -95,9 +95,9 @@ class OutputsWriter:
         parts = path.split("/")
         above = {"/".join(parts[:n]) for n in range(1, len(parts))}
         if path in self._names or path in self._folders or above & self._names:
-            raise StagingFailed(f"output {path!r} is there twice")
+            raise Unstageable(f"output {path!r} is there twice")
         if len(self._names) >= self._max_files:
-            raise StagingFailed(f"more than {self._max_files} outputs")
+            raise Unstageable(f"more than {self._max_files} outputs")
         writer = OutputWriter(entry, self, await self._patience.through(self._begin), self._patience)
         self._names.add(path)
         self._folders |= above
@@ -111,7 +111,7 @@ class OutputsWriter:
     def count(self, size: int) -> None:
         self._bytes += size
         if self._max_bytes is not None and self._bytes > self._max_bytes:
-            raise StagingFailed(f"outputs are larger than {self._max_bytes} bytes in all")
+            raise Unstageable(f"outputs are larger than {self._max_bytes} bytes in all")
 
     def add(self, entry: Entry) -> None:
         self.entries.append(entry)

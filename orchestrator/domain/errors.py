@@ -22,6 +22,7 @@ MayflyError                      anything that we raise on purpose
      │   ├─ ConnectionLost       the connection dropped and did not come back
      │   ├─ SealBroken           the machine could reach something
      │   └─ StagingFailed        inputs did not go in, or outputs did not come out, whole
+     │       └─ Unstageable      nor ever will: too many, too large, or with impossible names
      ├─ DatabaseUnavailable      the database is down, restarting, full of connections or busy
      ├─ HostDiskFull             no space left on this machine
      └─ RunnerLost               the runner's lease expired
@@ -162,6 +163,12 @@ class StagingFailed(GuestError):
     """Inputs did not go in whole, or outputs did not come out whole."""
 
     reason = Reason.STAGING_FAILED
+
+
+class Unstageable(StagingFailed):
+    """Inputs or outputs cannot be copied, however often it is tried: too many, too large, or with impossible names."""
+
+    final = True
 
 
 class DatabaseUnavailable(PlatformError):

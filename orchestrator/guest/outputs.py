@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Protocol
 
-from orchestrator.domain.errors import StagingFailed
+from orchestrator.domain.errors import StagingFailed, Unstageable
 from orchestrator.guest.attendant import Attendant
 from orchestrator.guest.errors import Refused, StepFailed, printable
 
@@ -83,7 +83,7 @@ async def read_listing(attendant: Attendant, most: int) -> tuple[OutputEntry, ..
             case b"l":
                 entries += [_entry(line) for line in payload.split(b"\0")[:-1]]
                 if len(entries) > most:
-                    raise StagingFailed(f"more than {most} outputs")
+                    raise Unstageable(f"more than {most} outputs")
             case b"k":
                 return tuple(sorted(entries, key=lambda entry: entry.path))
             case b"!":
@@ -134,7 +134,7 @@ class Taking:
         self._total = sum(entry.size for entry in self._left)
         self._taken = 0
         if self._total > limit:
-            raise StagingFailed(f"the outputs have {self._total} bytes, and at most {limit} are taken")
+            raise Unstageable(f"the outputs have {self._total} bytes, and at most {limit} are taken")
 
     @property
     def done(self) -> int:
@@ -162,7 +162,7 @@ class Taking:
         if size < 0:
             raise StepFailed(f"the guest sent a frame of kind {kind!r} where a file was to begin")
         if self._taken + size > self._limit:
-            raise StagingFailed(f"output {printable(entry.path)}: more than {self._limit} bytes in all")
+            raise Unstageable(f"output {printable(entry.path)}: more than {self._limit} bytes in all")
         writer = await self._sink.open(entry)
         try:
             sha256 = await self._copy(attendant, entry, writer, size)

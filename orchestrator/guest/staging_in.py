@@ -14,7 +14,7 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from typing import BinaryIO, Protocol
 
-from orchestrator.domain.errors import StagingFailed
+from orchestrator.domain.errors import StagingFailed, Unstageable
 from orchestrator.guest.errors import printable
 from orchestrator.guest.wire import MAX_STDERR, Process, ended, tail
 
@@ -58,18 +58,18 @@ def check_tree(entries: Sequence[InputEntry]) -> None:
     for entry in entries:
         parts = entry.path.split("/")
         if not entry.path or "\0" in entry.path or any(part in ("", ".", "..") for part in parts):
-            raise StagingFailed(f"input '{printable(entry.path)}': not a plain relative path")
+            raise Unstageable(f"input '{printable(entry.path)}': not a plain relative path")
         if entry.path in kinds:
-            raise StagingFailed(f"input {printable(entry.path)}: staged twice")
+            raise Unstageable(f"input {printable(entry.path)}: staged twice")
         if entry.kind == "symlink" and (not entry.target or "\0" in entry.target):
-            raise StagingFailed(f"input {printable(entry.path)}: a symbolic link to nothing")
+            raise Unstageable(f"input {printable(entry.path)}: a symbolic link to nothing")
         kinds[entry.path] = entry.kind
     for path in kinds:
         parts = path.split("/")
         for depth in range(1, len(parts)):
             above = "/".join(parts[:depth])
             if kinds.get(above, "directory") != "directory":
-                raise StagingFailed(f"input {printable(path)}: {printable(above)} is not a directory")
+                raise Unstageable(f"input {printable(path)}: {printable(above)} is not a directory")
 
 
 def staged_mode(mode: int, *, directory: bool) -> int:
