@@ -17,10 +17,10 @@ from tests.chaos.faults import Fault
 from tests.chaos.load import TROUBLE, Load
 from tests.chaos.world import POOL, World
 
-AT_ONCE = 5
+AT_ONCE = 4
 """So many faults may be under way at the same time."""
 
-PAUSE_SECONDS = 0.15
+PAUSE_SECONDS = 0.25
 """Between one fault and the next."""
 
 START_SECONDS = 120.0
@@ -104,17 +104,12 @@ async def _inject(
             if done:
                 injected[name] += 1
 
-    going: set[asyncio.Task[None]] = set()
-    while sum(injected.values()) < faults:
-        await room.acquire()
-        room.release()
-        task = asyncio.create_task(one(rand.choices(names, weights)[0]))
-        going.add(task)
-        task.add_done_callback(going.discard)
-        await asyncio.sleep(pause_seconds)
-        for each in [each for each in going if each.done()]:
-            each.result()
-    await asyncio.gather(*going)
+    async with asyncio.TaskGroup() as going:
+        while sum(injected.values()) < faults:
+            await room.acquire()
+            room.release()
+            going.create_task(one(rand.choices(names, weights)[0]))
+            await asyncio.sleep(pause_seconds)
 
 
 async def _at_work(world: World) -> None:
