@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import signal
 import sys
 import tempfile
 from pathlib import Path
@@ -78,6 +79,8 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--keep", type=Path, help="a folder for the logs of every process, kept")
     arguments = parser.parse_args()
+    for number in (signal.SIGTERM, signal.SIGINT):  # also where the shell had it ignored
+        signal.signal(number, signal.default_int_handler)
     good = True
     with tempfile.TemporaryDirectory(prefix="mayfly-chaos-") as temporary:
         folder = arguments.keep or Path(temporary)
