@@ -32,7 +32,7 @@ class Admitting(Room):
         # Another that admits at the same time passes these by.
         due = select(TASKS.c.id, lost.label("lost")).where(PENDING, or_(is_due(now), lost)).limit(limit)
         async with self._database.writing() as connection:
-            found = (await connection.execute(due.with_for_update(of=TASKS, skip_locked=True))).all()
+            found = (await connection.execute(due.with_for_update(of=TASKS, skip_locked=True, key_share=True))).all()
             ready = [row.id for row in found if not row.lost]
             never = [row.id for row in found if row.lost]
             if ready:

@@ -111,7 +111,8 @@ class Holding(Room):
             )
             .order_by(TASKS.c.lease_expires_at, TASKS.c.id)
             .limit(up_to)
-            .with_for_update(of=TASKS, skip_locked=True)
+            # Who moves its machine, for which we wait, refers to the task (KEY SHARE), and must not wait for us.
+            .with_for_update(of=TASKS, skip_locked=True, key_share=True)
         )
         claims: list[Claim] = []
         async with self._database.writing() as connection:

@@ -215,7 +215,7 @@ class Submitting(Room):
         async with self._database.writing() as connection:
             # One at a time: two could close a cycle together.
             await connection.execute(select(INSTALLATION.c.id).with_for_update())
-            found = await connection.execute(select(TASKS).where(TASKS.c.id == task_id).with_for_update())
+            found = await connection.execute(select(TASKS).where(TASKS.c.id == task_id).with_for_update(key_share=True))
             row = found.mappings().first()
             if row is None:
                 raise NotFound("task", f"no task {task_id!r}", "see `mayfly list`")
