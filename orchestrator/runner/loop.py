@@ -33,6 +33,12 @@ POLL_SECONDS = 1.0
 AT_LEAST_SECONDS = 0.02
 """So long at least, when there was nothing to take."""
 
+STARTING_AT_ONCE = 50
+"""Attempts of one runner whose process has not begun. More of them at once only keep each other from beginning: with a
+thousand, eight processes ran after four minutes on two cores."""
+
+STARTING_POLL_SECONDS = 0.1
+
 TAKE_SECONDS = 3.0
 """How long a runner that is stopped at once waits for what it is claiming, so as to hand it back."""
 
@@ -150,7 +156,7 @@ class _Runner:
 
     async def _take(self) -> bool:
         self._freed.clear()
-        free = self._limit - len(self._running)
+        free = min(self._limit - len(self._running), STARTING_AT_ONCE - self._starting())
         if free <= 0:
             return False
         # the pools as they are now: the inventory may be read again at any await
@@ -172,6 +178,9 @@ class _Runner:
             now=tools.store.clock.now(),
             up_to=free,
         )
+
+    def _starting(self) -> int:
+        return sum(not progress.started for progress in self._running.values())
 
     def _under_way(self) -> Counter[str]:
         """VMs that OpenNebula was not asked for yet, or not long ago."""
@@ -198,6 +207,8 @@ class _Runner:
         if len(self._running) < self._limit:
             seconds = min(POLL_SECONDS, self._tools.lease_seconds / BEATS_PER_LEASE)
             seconds = min(seconds, max(self._placing.good_for(), AT_LEAST_SECONDS))
+            if self._starting() >= STARTING_AT_ONCE:
+                seconds = min(seconds, STARTING_POLL_SECONDS)
             waits.append(asyncio.create_task(_woken(wakeups, seconds), name="wake-up"))
         try:
             await asyncio.wait([stopping, *waits], return_when=asyncio.FIRST_COMPLETED)
