@@ -10,11 +10,21 @@ from sqlalchemy import ColumnElement, and_, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from orchestrator.domain.outcome import Outcome, Usage, Verdict
-from orchestrator.domain.task import Stage
-from orchestrator.store.encoding import outcome_to_json, timings_from_json, timings_to_json, verdict_to_json
+from orchestrator.store.encoding import Timings, outcome_to_json, timings_from_json, timings_to_json, verdict_to_json
 from orchestrator.store.engine import Database
 from orchestrator.store.schema import ATTEMPTS, VMS
 from orchestrator.store.views import AttemptRow, Lease, Row, attempt_view
+
+_OPEN_BY_V = """attempts.task_id = v.task_id AND attempts.number = v.attempt
+  AND attempts.runner_id = v.runner_id AND attempts.finished_at IS NULL"""
+"""The guard, as `_open_by`, in a `Chain`."""
+NOTE_STAGE = f"""
+UPDATE attempts SET stage = v.stage, timings = {{BEGUN}} FROM v JOIN t ON t.task_id = v.task_id WHERE {_OPEN_BY_V}
+"""  # noqa: S608  made of our own words alone
+"""End the stage that runs and begin v.stage, in a `Chain` that has changed the task's row."""
+END_ATTEMPT = f"""
+UPDATE attempts SET finished_at = v.at, timings = {{ENDED}} FROM v JOIN t ON t.task_id = v.task_id WHERE {_OPEN_BY_V}
+"""  # noqa: S608  made of our own words alone
 
 
 def _open_by(lease: Lease) -> ColumnElement[bool]:
@@ -33,20 +43,13 @@ async def begin_attempts(connection: AsyncConnection, leases: Sequence[Lease], *
     await connection.execute(insert(ATTEMPTS), rows)
 
 
-async def note_stage(connection: AsyncConnection, lease: Lease, stage: Stage, *, now: datetime) -> None:
-    """End the stage that runs and begin `stage`. The caller's write to the task's row has locked out other writers."""
-    timings = await _ended(connection, lease, now=now) | {stage: (now, None)}
-    written = update(ATTEMPTS).where(_open_by(lease)).values(stage=stage, timings=timings_to_json(timings))
-    await connection.execute(written)
-
-
 async def end_attempt(connection: AsyncConnection, lease: Lease, *, now: datetime) -> None:
     timings = await _ended(connection, lease, now=now)
     written = update(ATTEMPTS).where(_open_by(lease)).values(finished_at=now, timings=timings_to_json(timings))
     await connection.execute(written)
 
 
-async def _ended(connection: AsyncConnection, lease: Lease, *, now: datetime) -> dict[Stage, tuple[datetime, Any]]:
+async def _ended(connection: AsyncConnection, lease: Lease, *, now: datetime) -> Timings:
     found = await connection.execute(select(ATTEMPTS.c.timings).where(_open_by(lease)))
     timings = timings_from_json(found.scalar_one())
     return {stage: (start, end or now) for stage, (start, end) in timings.items()}

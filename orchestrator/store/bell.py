@@ -10,7 +10,6 @@ import asyncio
 import logging
 
 import psycopg
-from sqlalchemy import text
 from sqlalchemy.engine import URL
 
 from orchestrator.domain.errors import MayflyError
@@ -43,8 +42,8 @@ class Bell:
         while self._rung:
             self._rung = False
             try:
-                async with self._database.writing() as connection:
-                    await connection.execute(text(f"NOTIFY {CHANNEL}"))
+                async with self._database.writing_at_once() as connection:
+                    await connection.exec_driver_sql(f"NOTIFY {CHANNEL}")
             except MayflyError as trouble:
                 _log.info("runners could not be told of a task: %s", trouble)
 

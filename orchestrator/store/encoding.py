@@ -140,7 +140,10 @@ def timings_to_json(timings: Timings) -> Json:
 
 
 def timings_from_json(data: Mapping[str, Any]) -> Timings:
+    """In the order of the stages, whatever order the database has kept."""
     return {
-        Stage(stage): (datetime.fromisoformat(start), None if end is None else datetime.fromisoformat(end))
-        for stage, (start, end) in data.items()
+        stage: (datetime.fromisoformat(start), None if end is None else datetime.fromisoformat(end))
+        for stage in Stage
+        if stage in data
+        for start, end in [data[stage]]
     }

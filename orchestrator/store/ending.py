@@ -8,10 +8,14 @@ from typing import Any
 from sqlalchemy import and_, case, literal, null, update
 
 from orchestrator.domain.outcome import CANCELED_EXIT, PLATFORM_EXIT, Reason
-from orchestrator.domain.task import TaskState
-from orchestrator.store.attempts import end_attempt
-from orchestrator.store.events import EventKind, write_event, write_lease_event
-from orchestrator.store.guards import LET_GO, Room, applied, before, held_by
+from orchestrator.domain.task import LEGAL_MOVES, TaskState
+from orchestrator.store.attempts import END_ATTEMPT, end_attempt
+from orchestrator.store.bell import Bell
+from orchestrator.store.chain import Chain
+from orchestrator.store.engine import Database
+from orchestrator.store.events import LEASE_EVENT, EventKind, write_event, write_lease_event
+from orchestrator.store.grouped import guarded
+from orchestrator.store.guards import HELD_BY_V, IN_ORDER, LEASE, LET_GO, Room, applied, given_by, held_by, legal
 from orchestrator.store.schema import OVER, TASKS
 from orchestrator.store.search import find_task
 from orchestrator.store.transitions import Finished, Requeued
@@ -25,7 +29,39 @@ _ENDS = {
 _OVER = {"deadline_at": None, "admitted_at": None}
 
 
+_FINISH = Chain(
+    {
+        **LEASE,
+        "at": datetime,
+        "iso": str,
+        "state": str,
+        "reason": str,
+        "message": str,
+        "exit_code": int,
+        "if_expired": bool,
+        "kind": str,
+        "data": dict,
+    },
+    f"""
+    UPDATE tasks SET state = v.state, reason = v.reason, message = v.message, exit_code = v.exit_code,
+      finished_at = v.at, stage = NULL, runner_id = NULL, lease_expires_at = NULL, deadline_at = NULL,
+      admitted_at = NULL
+    FROM v WHERE {HELD_BY_V} AND (tasks.state, v.state) IN {legal(LEGAL_MOVES)}
+      AND (NOT v.if_expired OR tasks.lease_expires_at <= v.at)
+    RETURNING tasks.id AS task_id
+    """,  # noqa: S608  made of our own words alone
+    returned={"task_id": str},
+    events=LEASE_EVENT,
+    then=(END_ATTEMPT,),
+    locked=IN_ORDER,
+)
+
+
 class Ending(Room):
+    def __init__(self, database: Database, bell: Bell) -> None:
+        super().__init__(database, bell)
+        self._finish = guarded(database, _FINISH, "task_id")
+
     async def reject(self, task_id: str, reason: Reason, message: str, *, now: datetime) -> bool:
         """QUEUED → FAILED, before any attempt: it can never run. False: it is not QUEUED."""
         async with self._database.writing() as connection:
@@ -47,26 +83,20 @@ class Ending(Room):
     async def finish(self, finished: Finished, *, now: datetime, if_expired: bool = False) -> bool:
         """The task is over. False: stale. `if_expired`: upkeep writes it for a runner that let its lease run out;
         False then too if the runner is back."""
-        lease = finished.lease
-        guard = and_(held_by(lease), TASKS.c.state.in_(before(finished.state)))
-        values = {
-            **LET_GO,
-            **_OVER,
-            "state": finished.state,
-            "reason": finished.reason,
-            "message": finished.message,
-            "exit_code": finished.exit_code,
-            "finished_at": now,
-        }
-        if if_expired:
-            guard = and_(guard, TASKS.c.lease_expires_at <= now)
-        async with self._database.writing() as connection:
-            if not await applied(connection, update(TASKS).where(guard).values(values)):
-                return False
-            await end_attempt(connection, lease, now=now)
-            data = {"reason": finished.reason, "message": finished.message, "exit_code": finished.exit_code}
-            await write_lease_event(connection, _ENDS[finished.state], lease, now=now, data=data)
-            return True
+        return await self._finish(
+            {
+                **given_by(finished.lease),
+                "at": now,
+                "iso": now.isoformat(),
+                "state": finished.state.value,
+                "reason": finished.reason,
+                "message": finished.message,
+                "exit_code": finished.exit_code,
+                "if_expired": if_expired,
+                "kind": _ENDS[finished.state].value,
+                "data": {"reason": finished.reason, "message": finished.message, "exit_code": finished.exit_code},
+            }
+        )
 
     async def requeue(self, requeued: Requeued, *, now: datetime, if_expired: bool = False) -> TaskState | None:
         """Back to QUEUED, or to CANCELED if that was asked for meanwhile: the state it went to. None: stale.

@@ -6,6 +6,7 @@ import asyncio
 import fcntl
 import json
 import os
+import select
 import sqlite3
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, closing, contextmanager
@@ -13,9 +14,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import event, func, select
+from sqlalchemy import event, func
+from sqlalchemy import select as sql_select
 from sqlalchemy.engine import URL, Connection, make_url
-from sqlalchemy.exc import ArgumentError
+from sqlalchemy.exc import ArgumentError, InvalidatePoolError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 from sqlalchemy.pool import NullPool
 
@@ -26,8 +28,9 @@ _DRIVERS = {"sqlite": "sqlite+aiosqlite", "postgresql": "postgresql+psycopg"}
 _WRITES = "mayfly_writes"
 _MIGRATION_LOCK = 5577006791947779411
 _POSTGRESQL: dict[str, Any] = {
-    # A connection is tried before it is used: a server that was restarted costs nobody an error.
-    "pool_pre_ping": True,
+    # The one that was used last is used first: what it has prepared is needed again.
+    "pool_use_lifo": True,
+    "connect_args": {"prepare_threshold": 2},
     "pool_size": 8,
     "max_overflow": 8,
     "pool_timeout": BUSY_TIMEOUT_MS / 1000,
@@ -52,12 +55,15 @@ class Database:
         self.url = _checked(url)
         self.is_postgresql = self.url.get_backend_name() == "postgresql"
         self._engine = self._made(**(_POSTGRESQL if self.is_postgresql else {}))
-        if not self.is_postgresql:
-            _tame_sqlite(self._engine)
+        self._turn = asyncio.Lock()
         self._writing = self._engine.execution_options(**{_WRITES: True})
-        self._reading = self._engine
+        self._reading = self._at_once = self._engine
         if self.is_postgresql:
+            _mind_postgresql(self._engine)
             self._reading = self._engine.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
+            self._at_once = self._engine.execution_options(isolation_level="AUTOCOMMIT")
+        else:
+            _tame_sqlite(self._engine)
 
     def _made(self, **options: Any) -> AsyncEngine:
         try:
@@ -88,8 +94,27 @@ class Database:
         Raises HostDiskFull; DatabaseUnavailable when the database is not there, or was kept busy for too long: then
         nothing was written, or all was and only the word of it was lost.
         """
-        with told():
-            async with self._writing.begin() as connection:
+        if self.is_postgresql:
+            with told():
+                async with self._writing.begin() as connection:
+                    yield connection
+            return
+        # There is one writer at a time in any case. Here one is woken when it is its turn; SQLite would look again now
+        # and then, in no order.
+        async with self._turn:
+            with told():
+                async with self._writing.begin() as connection:
+                    yield connection
+
+    @asynccontextmanager
+    async def writing_at_once(self) -> AsyncIterator[AsyncConnection]:
+        """As `writing`, for what is one statement on PostgreSQL, and thereby a transaction of its own there."""
+        if self.is_postgresql:
+            with told():
+                async with self._at_once.connect() as connection:
+                    yield connection
+        else:
+            async with self.writing() as connection:
                 yield connection
 
     @asynccontextmanager
@@ -97,7 +122,7 @@ class Database:
         """One transaction that may change the schema; one process at a time. Otherwise as `writing`."""
         if self.is_postgresql:
             async with self.writing() as connection:
-                await connection.execute(select(func.pg_advisory_xact_lock(_MIGRATION_LOCK)))
+                await connection.execute(sql_select(func.pg_advisory_xact_lock(_MIGRATION_LOCK)))
                 yield connection
             return
         # SQLite makes a table anew to change it, which only a connection without foreign keys may do, step 1 of
@@ -132,6 +157,18 @@ def _checked(url: str) -> URL:
     if backend == "postgresql":
         made = made.update_query_dict({name: value for name, value in _CONNECT.items() if name not in made.query})
     return made.set(drivername=_DRIVERS[backend])
+
+
+def _mind_postgresql(engine: AsyncEngine) -> None:
+    """A server that was restarted costs nobody an error: before a connection is used it is seen whether there is
+    something to read from it. Unasked, a server only says that it goes away. This costs no round trip."""
+
+    @event.listens_for(engine.sync_engine, "checkout")
+    def checkout(_connection: object, record: Any, _proxy: object) -> None:
+        heard = select.poll()
+        heard.register(record.driver_connection.fileno(), select.POLLIN)
+        if heard.poll(0):
+            raise InvalidatePoolError("the connection was closed")
 
 
 def _tame_sqlite(engine: AsyncEngine, *, foreign_keys: bool = True) -> None:

@@ -20,6 +20,13 @@ _ORDER_LOCK = 5577006791947779410
 """As in the trigger of migration 0002."""
 
 
+LEASE_EVENT = """
+INSERT INTO events (at, kind, task_id, attempt, runner_id, data)
+SELECT v.at, v.kind, v.task_id, v.attempt, v.runner_id, v.data FROM v JOIN t ON t.task_id = v.task_id ORDER BY v.place
+"""
+"""In a `Chain`: what happened to the attempts that it changed."""
+
+
 class EventKind(StrEnum):
     """Names that others may rely on."""
 
@@ -45,6 +52,15 @@ class EventKind(StrEnum):
     QUEUE_RESUMED = "queue.resumed"
     QUEUE_DELETED = "queue.deleted"
     NOTE = "note"
+
+
+def vm_event(kind: EventKind) -> str:
+    """In a `Chain`: what happened to the VMs that it changed."""
+    return f"""
+    INSERT INTO events (at, kind, task_id, attempt, vm_id, runner_id, data)
+    SELECT v.at, '{kind}', t.task_id, t.attempt, t.vm_id, t.runner_id, {{VM_DATA}}
+    FROM v JOIN t ON t.vm_id = v.vm_id ORDER BY v.place
+    """  # noqa: S608  made of our own words alone
 
 
 async def write_event(

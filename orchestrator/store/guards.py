@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from datetime import datetime
+from typing import Any
 
 from sqlalchemy import ColumnElement, Executable, Update, and_, exists, literal, or_, select
 from sqlalchemy.dialects.postgresql import insert as insert_on_postgresql
 from sqlalchemy.dialects.sqlite import insert as insert_on_sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from orchestrator.domain.task import LEGAL_MOVES, TaskState
+from orchestrator.domain.task import TaskState
 from orchestrator.store.bell import Bell
+from orchestrator.store.chain import Columns
 from orchestrator.store.engine import Database
-from orchestrator.store.schema import DEPENDENCIES, IS_HELD, QUEUES, TASKS
+from orchestrator.store.schema import DEPENDENCIES, IS_HELD, QUEUES, SQL_HELD, TASKS
 from orchestrator.store.views import Lease, TaskRow, task_view
 
+HELD_BY_V = f"tasks.id = v.task_id AND {SQL_HELD} AND tasks.attempt = v.attempt AND tasks.runner_id = v.runner_id"
+"""The guard of every write of a runner, in a `Chain`."""
+LEASE: Columns = {"task_id": str, "attempt": int, "runner_id": str}
+IN_ORDER = ("tasks", "tasks.id = given.task_id", "tasks.id")
 LET_GO = {"stage": None, "runner_id": None, "lease_expires_at": None}
 
 
@@ -32,9 +38,14 @@ class Room:
             return tuple(task_view(row) for row in rows)
 
 
-def before(state: TaskState) -> tuple[TaskState, ...]:
-    """The states from which `state` may be entered."""
-    return tuple(source for source in TaskState if state in LEGAL_MOVES[source])
+def legal(moves: Mapping[Any, Collection[Any]]) -> str:
+    """The right side of SQL's IN: each state with each that it may go to."""
+    pairs = [f"('{state}', '{after}')" for state, all_after in moves.items() for after in sorted(all_after)]
+    return f"(VALUES {', '.join(pairs)})"
+
+
+def given_by(lease: Lease) -> dict[str, Any]:
+    return {"task_id": lease.task_id, "attempt": lease.attempt, "runner_id": lease.runner_id}
 
 
 def held_by(lease: Lease) -> ColumnElement[bool]:

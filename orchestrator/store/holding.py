@@ -11,9 +11,13 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from orchestrator.domain.task import Stage
 from orchestrator.domain.vm import VmState
-from orchestrator.store.attempts import note_stage
-from orchestrator.store.events import EventKind, write_lease_event
-from orchestrator.store.guards import Room, applied, held_by
+from orchestrator.store.attempts import NOTE_STAGE
+from orchestrator.store.bell import Bell
+from orchestrator.store.chain import Chain
+from orchestrator.store.engine import Database
+from orchestrator.store.events import LEASE_EVENT, EventKind, write_lease_event
+from orchestrator.store.grouped import guarded
+from orchestrator.store.guards import HELD_BY_V, IN_ORDER, LEASE, Room, applied, given_by, held_by
 from orchestrator.store.schema import ATTEMPTS, IS_HELD, TASKS, VMS
 from orchestrator.store.transitions import StageEntered
 from orchestrator.store.views import Beat, Claim, Lease, task_view
@@ -21,20 +25,40 @@ from orchestrator.store.views import Beat, Claim, Lease, task_view
 _ADOPTABLE = (Stage.EXECUTING.value, Stage.STAGING_OUT.value)
 
 
+_STAGES = tuple(Stage)
+_PLACE = " ".join(f"WHEN '{stage}' THEN {place}" for place, stage in enumerate(_STAGES))
+_ENTER_STAGE = Chain(
+    {**LEASE, "at": datetime, "iso": str, "stage": str, "place_of_stage": int, "kind": str, "data": dict},
+    f"""
+    UPDATE tasks SET stage = v.stage FROM v
+    WHERE {HELD_BY_V} AND (tasks.stage IS NULL OR CASE tasks.stage {_PLACE} END < v.place_of_stage)
+    RETURNING tasks.id AS task_id
+    """,  # noqa: S608  made of our own words alone
+    returned={"task_id": str},
+    events=LEASE_EVENT,
+    then=(NOTE_STAGE,),
+    locked=IN_ORDER,
+)
+
+
 class Holding(Room):
+    def __init__(self, database: Database, bell: Bell) -> None:
+        super().__init__(database, bell)
+        self._enter_stage = guarded(database, _ENTER_STAGE, "task_id")
+
     async def enter_stage(self, entered: StageEntered, *, now: datetime) -> bool:
         """Say where the attempt is. False: stale, or not forward."""
-        stages = tuple(Stage)
-        earlier = stages[: stages.index(entered.stage)]
-        forward = TASKS.c.stage.is_(None) | TASKS.c.stage.in_(earlier)
-        async with self._database.writing() as connection:
-            guarded = update(TASKS).where(held_by(entered.lease), forward)
-            if not await applied(connection, guarded.values(stage=entered.stage)):
-                return False
-            await note_stage(connection, entered.lease, entered.stage, now=now)
-            data = {"stage": entered.stage}
-            await write_lease_event(connection, EventKind.TASK_STAGE, entered.lease, now=now, data=data)
-            return True
+        return await self._enter_stage(
+            {
+                **given_by(entered.lease),
+                "at": now,
+                "iso": now.isoformat(),
+                "stage": entered.stage.value,
+                "place_of_stage": _STAGES.index(entered.stage),
+                "kind": EventKind.TASK_STAGE.value,
+                "data": {"stage": entered.stage},
+            }
+        )
 
     async def heartbeat(self, lease: Lease, *, lease_seconds: float, now: datetime) -> Beat | None:
         """Extend the lease. None: stale, somebody else has the task or it is over; stop and clean up."""
@@ -52,6 +76,11 @@ class Holding(Room):
         until = now + timedelta(seconds=lease_seconds)
         beats: dict[Lease, Beat] = {}
         async with self._database.writing() as connection:
+            if self._database.is_postgresql and len(leases) > 1:
+                # In the order of `IN_ORDER`.
+                every = [task_id for ids in by_number.values() for task_id in ids]
+                rows = select(TASKS.c.id).where(TASKS.c.id.in_(every)).order_by(TASKS.c.id)
+                await connection.execute(rows.with_for_update(key_share=True))
             # Few attempts are not a first or a second one, so these are few statements.
             for number, ids in sorted(by_number.items()):
                 extended = (

@@ -8,22 +8,60 @@ from sqlalchemy import Executable, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from orchestrator.domain.vm import LEGAL_MOVES, VmState
+from orchestrator.store.chain import Chain, Columns
 from orchestrator.store.engine import Database
-from orchestrator.store.events import EventKind, write_event
+from orchestrator.store.events import EventKind, vm_event, write_event
+from orchestrator.store.grouped import guarded
+from orchestrator.store.guards import legal
 from orchestrator.store.ids import new_id
-from orchestrator.store.schema import ATTEMPTS, VM_OPEN, VMS
+from orchestrator.store.schema import ATTEMPTS, SQL_VM_OPEN, VM_OPEN, VMS
 from orchestrator.store.transitions import VmMoved, VmRequest
 from orchestrator.store.views import Row, VmRow, vm_view
 
-
-def _before(state: VmState) -> tuple[VmState, ...]:
-    """The states from which `state` may be entered."""
-    return tuple(source for source in VmState if state in LEGAL_MOVES[source])
+_CHANGED = "RETURNING vms.id AS vm_id, vms.task_id, vms.attempt, vms.runner_id, vms.state"
+_RETURNED: Columns = {"vm_id": str, "task_id": str, "attempt": int, "runner_id": str, "state": str}
+_IN_ORDER = ("vms", "vms.id = given.vm_id", "vms.id")
+_KNOW = Chain(
+    {"vm_id": str, "cloud_id": int, "at": datetime, "because": str},
+    f"""
+    UPDATE vms SET cloud_id = v.cloud_id FROM v
+    WHERE vms.id = v.vm_id AND {SQL_VM_OPEN} AND (vms.cloud_id IS NULL OR vms.cloud_id = v.cloud_id) {_CHANGED}
+    """,  # noqa: S608  made of our own words alone
+    returned=_RETURNED,
+    events=vm_event(EventKind.VM_KNOWN),
+    locked=_IN_ORDER,
+)
+_MOVE = Chain(
+    {
+        "vm_id": str,
+        "state": str,
+        "runner_id": str,
+        "deadline_at": datetime,
+        "address": str,
+        "close_proof": str,
+        "at": datetime,
+        "because": str,
+    },
+    f"""
+    UPDATE vms SET state = v.state, moved_at = v.at, address = coalesce(v.address, vms.address),
+      deadline_at = CASE WHEN v.state <> '{VmState.DESTROYED}' THEN v.deadline_at END,
+      destroyed_at = CASE WHEN v.state = '{VmState.DESTROYED}' THEN v.at END,
+      close_proof = CASE WHEN v.state = '{VmState.DESTROYED}' THEN v.close_proof END
+    FROM v WHERE vms.id = v.vm_id AND (vms.state, v.state) IN {legal(LEGAL_MOVES)}
+      AND (v.runner_id IS NULL OR vms.runner_id = v.runner_id)
+      AND (v.state <> '{VmState.IN_USE}' OR vms.task_id IS NOT NULL) {_CHANGED}
+    """,  # noqa: S608  made of our own words alone
+    returned=_RETURNED,
+    events=vm_event(EventKind.VM_MOVED),
+    locked=_IN_ORDER,
+)
 
 
 class Vms:
     def __init__(self, database: Database) -> None:
         self._database = database
+        self._know = guarded(database, _KNOW, "vm_id")
+        self._move = guarded(database, _MOVE, "vm_id")
 
     async def request(self, request: VmRequest, *, now: datetime) -> VmRow | None:
         """Write down the intent, before OpenNebula is asked: a VM that is REQUESTED. Its id goes into the VM's tags.
@@ -63,43 +101,23 @@ class Vms:
 
     async def set_cloud_id(self, vm_id: str, cloud_id: int, *, now: datetime) -> bool:
         """OpenNebula has answered. False: it has one already, or is gone. Writing the same id again is fine."""
-        known = (
-            update(VMS)
-            .where(
-                VMS.c.id == vm_id,
-                VMS.c.state != VmState.DESTROYED,
-                VMS.c.cloud_id.is_(None) | (VMS.c.cloud_id == cloud_id),
-            )
-            .values(cloud_id=cloud_id)
-            .returning(VMS)
-        )
-        async with self._database.writing() as connection:
-            row = (await connection.execute(known)).mappings().first()
-            if row is None:
-                return False
-            await self._tell(connection, EventKind.VM_KNOWN, row, now=now, because=f"OpenNebula calls it {cloud_id}")
-            return True
+        because = f"OpenNebula calls it {cloud_id}"
+        return await self._know({"vm_id": vm_id, "cloud_id": cloud_id, "at": now, "because": because})
 
     async def move(self, moved: VmMoved, *, now: datetime) -> bool:
         """Apply a move. False: stale, not legal from where the VM is (`LEGAL_MOVES`), or not this runner's VM."""
-        guarded = update(VMS).where(VMS.c.id == moved.vm_id, VMS.c.state.in_(_before(moved.state)))
-        if moved.runner_id is not None:
-            guarded = guarded.where(VMS.c.runner_id == moved.runner_id)
-        values: dict[str, object] = {"state": moved.state, "moved_at": now, "deadline_at": moved.deadline_at}
-        if moved.address is not None:
-            values["address"] = moved.address
-        if moved.state is VmState.IN_USE:
-            guarded = guarded.where(VMS.c.task_id.is_not(None))
-        if moved.state is VmState.DESTROYED:
-            values |= {"destroyed_at": now, "close_proof": moved.close_proof, "deadline_at": None}
-        async with self._database.writing() as connection:
-            row = (await connection.execute(guarded.values(values).returning(VMS))).mappings().first()
-            if row is None:
-                return False
-            await self._tell(
-                connection, EventKind.VM_MOVED, row, now=now, because=moved.because or moved.close_proof or ""
-            )
-            return True
+        return await self._move(
+            {
+                "vm_id": moved.vm_id,
+                "state": moved.state.value,
+                "runner_id": moved.runner_id,
+                "deadline_at": moved.deadline_at,
+                "address": moved.address,
+                "close_proof": moved.close_proof,
+                "at": now,
+                "because": moved.because or moved.close_proof or "",
+            }
+        )
 
     async def get(self, vm_id: str) -> VmRow | None:
         found = await self._read(select(VMS).where(VMS.c.id == vm_id))
