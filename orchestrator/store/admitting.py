@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from datetime import datetime
+from typing import Any
 
 from sqlalchemy import literal, or_, select, update
 
 from orchestrator.domain.outcome import PLATFORM_EXIT, Reason
 from orchestrator.domain.task import TaskState
 from orchestrator.store.events import EventKind, write_events
-from orchestrator.store.guards import Room, is_due
+from orchestrator.store.guards import Room, unfinished
 from orchestrator.store.schema import DEPENDENCIES, PENDING, TASKS
 
 _LOST = (TaskState.FAILED.value, TaskState.CANCELED.value)
@@ -29,10 +30,19 @@ class Admitting(Room):
             .correlate(TASKS)
             .exists()
         )
-        # Another that admits at the same time passes these by.
-        due = select(TASKS.c.id, lost.label("lost")).where(PENDING, or_(is_due(now), lost)).limit(limit)
+        # Two questions: what is for later is not looked at, but for the few of it that depend on something.
+        come = or_(TASKS.c.not_before.is_(None), TASKS.c.not_before <= now)
+        depends = TASKS.c.id.in_(select(DEPENDENCIES.c.task_id))
+        asked = (
+            select(TASKS.c.id, lost.label("lost")).where(PENDING, come, or_(~unfinished(), lost)),
+            select(TASKS.c.id, literal(True).label("lost")).where(PENDING, TASKS.c.not_before > now, depends, lost),
+        )
+        found: list[Any] = []
         async with self._database.writing() as connection:
-            found = (await connection.execute(due.with_for_update(of=TASKS, skip_locked=True, key_share=True))).all()
+            for query in asked:
+                # Another that admits at the same time passes these by.
+                locked = query.limit(limit).with_for_update(of=TASKS, skip_locked=True, key_share=True)
+                found += (await connection.execute(locked)).all()
             ready = [row.id for row in found if not row.lost]
             never = [row.id for row in found if row.lost]
             if ready:

@@ -16,6 +16,8 @@ from orchestrator.domain.errors import MayflyError
 from orchestrator.store.engine import Database
 
 CHANNEL = "mayfly_ready"
+# Nothing is written that would have to wait for the disk.
+_WORD = f"SELECT set_config('synchronous_commit', 'off', true), pg_notify('{CHANNEL}', '')"
 LOOK_SECONDS = 0.2
 """How often one looks where nobody gives word."""
 AGAIN_SECONDS = 1.0
@@ -43,7 +45,7 @@ class Bell:
             self._rung = False
             try:
                 async with self._database.writing_at_once() as connection:
-                    await connection.exec_driver_sql(f"NOTIFY {CHANNEL}")
+                    await connection.exec_driver_sql(_WORD)
             except MayflyError as trouble:
                 _log.info("runners could not be told of a task: %s", trouble)
 

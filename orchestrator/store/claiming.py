@@ -1,69 +1,112 @@
 """Runners take tasks: one priority after the other, the frontends in turn, the oldest task of each first.
 
-What a claim costs does not grow with the number of tasks that wait: each question is answered by the ends of a partial
-index. Claimers of one queue take turns at its row, which makes `max_vms` and the turns hold across all runners.
+Claimers of one queue take turns at its row, which makes `max_vms` and the turns hold across all runners; those of one
+process that come while another has its turn get theirs together.
 """
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
-from typing import Any
+from datetime import datetime, timedelta
 
-from sqlalchemy import bindparam, func, literal, select, text, union_all, update
+from sqlalchemy import bindparam, literal, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from orchestrator.domain.task import MAX_PRIORITY, TaskSpec, TaskState
-from orchestrator.store.attempts import begin_attempts
+from orchestrator.domain.task import TaskSpec, TaskState
+from orchestrator.store.bell import Bell
+from orchestrator.store.chain import Chain
+from orchestrator.store.columns import as_utc
 from orchestrator.store.encoding import spec_from_json
-from orchestrator.store.events import EventKind, write_events
-from orchestrator.store.guards import Room
-from orchestrator.store.schema import IS_HELD, QUEUES, READY, SQL_READY, TASKS, VM_OPEN, VMS
-from orchestrator.store.shares import share_out
-from orchestrator.store.views import Claim, Lease, Row, task_view
+from orchestrator.store.engine import Database
+from orchestrator.store.events import LEASE_EVENT, EventKind
+from orchestrator.store.grouped import Grouped
+from orchestrator.store.guards import IN_ORDER, LEASE, Room, given_by
+from orchestrator.store.lines import Line, Served
+from orchestrator.store.schema import QUEUES, READY, SQL_READY, TASKS
+from orchestrator.store.views import Claim, Lease, task_view
 
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-
-# The frontends that wait with the highest priority below :below. Each step of the recursion is one look into the index
-# on (pool, priority, frontend); DISTINCT would read every task that waits. ORDER BY with LIMIT in the index's own order
-# is looked up whatever the planner believes of the number of rows; min() is not always.
-_FRONTENDS = text(f"""
-WITH RECURSIVE top(priority) AS (
-  SELECT (SELECT priority FROM tasks WHERE {SQL_READY} AND pool = :pool AND priority < :below
-          ORDER BY pool DESC, priority DESC LIMIT 1)
-), waits(frontend) AS (
-  SELECT (SELECT frontend FROM tasks
-          WHERE {SQL_READY} AND pool = :pool AND priority = (SELECT priority FROM top)
-          ORDER BY pool, priority, frontend LIMIT 1)
-  UNION ALL
-  SELECT (SELECT tasks.frontend FROM tasks
-          WHERE {SQL_READY} AND pool = :pool AND priority = (SELECT priority FROM top)
-          AND tasks.frontend > waits.frontend ORDER BY pool, priority, tasks.frontend LIMIT 1)
-  FROM waits WHERE waits.frontend IS NOT NULL
+_ONLY = select(TASKS.c.pool, TASKS.c.frontend, TASKS.c.id).where(READY, TASKS.c.id == bindparam("only"))
+_ROWS = select(TASKS).where(TASKS.c.id.in_(bindparam("ids", expanding=True)))
+# Of these queues, those that have a ready task and are not paused. They are locked, in one order, so that no two
+# claimers wait for each other.
+_QUEUES = (
+    select(QUEUES.c.pool, QUEUES.c.turn)
+    .where(
+        QUEUES.c.pool.in_(bindparam("pools", expanding=True)),
+        QUEUES.c.paused_at.is_(None),
+        select(literal(1)).where(READY, TASKS.c.pool == QUEUES.c.pool).exists(),
+    )
+    .order_by(QUEUES.c.pool)
+    .with_for_update()
 )
-SELECT (SELECT priority FROM top) AS priority, waits.frontend AS frontend, coalesce(shares.turn, 0) AS turn
-FROM waits LEFT JOIN shares ON shares.pool = :pool AND shares.frontend = waits.frontend
-WHERE waits.frontend IS NOT NULL
-""")  # noqa: S608  made of our own words alone
-_SERVED = text("""
-INSERT INTO shares (pool, frontend, turn) VALUES (:pool, :frontend, :turn)
-ON CONFLICT (pool, frontend) DO UPDATE SET turn = excluded.turn
-""")
+_CLAIM = Chain(
+    {
+        **LEASE,
+        "at": datetime,
+        "lease_expires_at": datetime,
+        "deadline_at": datetime,
+        "pool": str,
+        "frontend": str,
+        "turn": int,
+        "kind": str,
+        "data": dict,
+    },
+    # One that was canceled a moment ago is left out.
+    f"""
+    UPDATE tasks SET state = '{TaskState.RUNNING}', attempt = v.attempt, runner_id = v.runner_id, reason = NULL,
+      message = '', lease_expires_at = v.lease_expires_at, deadline_at = v.deadline_at,
+      started_at = coalesce(tasks.started_at, v.at)
+    FROM v WHERE tasks.id = v.task_id AND {SQL_READY} AND tasks.attempt = v.attempt - 1
+    RETURNING tasks.id AS task_id
+    """,  # noqa: S608  made of our own words alone
+    returned={"task_id": str},
+    events=LEASE_EVENT,
+    then=(
+        """
+        INSERT INTO attempts (task_id, number, runner_id, started_at, timings, artifacts, environment)
+        SELECT v.task_id, v.attempt, v.runner_id, v.at, '{}', '{}', '{}' FROM v JOIN t ON t.task_id = v.task_id
+        """,
+        """
+        INSERT INTO shares (pool, frontend, turn)
+        SELECT v.pool, v.frontend, max(v.turn) FROM v WHERE true GROUP BY v.pool, v.frontend
+        ON CONFLICT (pool, frontend) DO UPDATE SET turn = excluded.turn
+        """,
+        """
+        UPDATE queues SET turn = last.turn FROM (SELECT v.pool, max(v.turn) AS turn FROM v GROUP BY v.pool) AS last
+        WHERE queues.pool = last.pool
+        """,
+    ),
+    locked=IN_ORDER,
+)
 
 
-@dataclass(slots=True)
-class _Queue:
-    """One queue as a claimer sees it. `room`: how many more of it may be held; `held`: by frontend."""
+@dataclass(frozen=True, slots=True, eq=False)
+class _Asked:
+    """One call of `claim`."""
 
-    pool: str
-    turn: int
-    room: int
-    held: Counter[str]
+    runner_id: str
+    room: Mapping[str, int]
+    max_vms: Mapping[str, int]
+    lease_expires_at: datetime
+    now: datetime
+    deadline: Callable[[TaskSpec], datetime]
+    up_to: int
+    only: str | None
+
+    def room_in(self, line: Line) -> int:
+        """How many more of the queue may be held."""
+        free = self.room.get(line.pool, 0)
+        if line.pool in self.max_vms:
+            free = min(free, self.max_vms[line.pool] - line.taken)
+        return max(free, 0)
 
 
 class Claiming(Room):
+    def __init__(self, database: Database, bell: Bell) -> None:
+        super().__init__(database, bell)
+        self._claim = Grouped(self._claim_all, key=lambda asked: asked)
+
     async def claim(
         self,
         runner_id: str,
@@ -81,159 +124,92 @@ class Claiming(Room):
         room: how many of each pool can be placed now; none of others are taken. max_vms: how many VMs a pool may have
         over all runners, where it has a limit; a task that is held counts as one, whether its VM is there yet or not.
         deadline: when the attempt must be over. Queues that are paused give nothing. Of several pools, each gets
-        an even part first, the one that was served longest ago first. The runner must be registered.
+        an even part first, the one that was served longest ago first. The runner must be registered. A caller that is
+        canceled may have got tasks, as after any write; what it holds then runs out with its lease.
         """
         wanted = {pool: count for pool, count in room.items() if count > 0}
         if not wanted or up_to < 1:
             return ()
+        until = as_utc(now) + timedelta(seconds=lease_seconds)
+        return await self._claim(_Asked(runner_id, wanted, max_vms, until, as_utc(now), deadline, up_to, only))
+
+    async def _claim_all(self, group: Sequence[_Asked]) -> Sequence[tuple[Claim, ...]]:
         async with self._database.writing() as connection:
-            queues = await _queues(connection, wanted, max_vms)
-            chosen: list[Row] = []
-            for even in (True, False):
-                for left, queue in zip(range(len(queues), 0, -1), queues, strict=True):
-                    count = up_to - len(chosen)
-                    count = min(queue.room, -(-count // left) if even else count)
-                    if count > 0:
-                        chosen += await _next(connection, queue, count, now, only, {row["id"] for row in chosen})
-            claims = await _take(connection, chosen, runner_id, now + timedelta(seconds=lease_seconds), now, deadline)
-            if claims:
-                leases = [each.lease for each in claims]
-                await begin_attempts(connection, leases, now=now)
-                rows = [{"task_id": e.task_id, "attempt": e.attempt, "runner_id": e.runner_id} for e in leases]
-                await write_events(connection, EventKind.TASK_CLAIMED, rows, now=now)
-            return claims
+            lines = await _lines(connection, group)
+            if not lines:
+                return [()] * len(group)
+            served = [await _serve(connection, asked, lines) for asked in group]
+            return await _hold(connection, group, served)
 
 
-async def _queues(connection: AsyncConnection, room: Mapping[str, int], max_vms: Mapping[str, int]) -> list[_Queue]:
-    """Those that have a ready task, are not paused and have room, the one that was served longest ago first; locked."""
-    ready = select(literal(1)).where(READY, TASKS.c.pool == QUEUES.c.pool).exists()
-    # In one order, so that no two claimers wait for each other. A row that is not given out is not locked.
-    query = (
-        select(QUEUES.c.pool, QUEUES.c.turn)
-        .where(QUEUES.c.pool.in_(tuple(room)), QUEUES.c.paused_at.is_(None), ready)
-        .order_by(QUEUES.c.pool)
-        .with_for_update()
-    )
-    turns: dict[str, int] = {row.pool: row.turn for row in await connection.execute(query)}
-    if not turns:
-        return []
-    held: dict[str, Counter[str]] = {pool: Counter() for pool in turns}
-    counted = (
-        select(TASKS.c.pool, TASKS.c.frontend, func.count())
-        .where(IS_HELD, TASKS.c.pool.in_(tuple(turns)))
-        .group_by(TASKS.c.pool, TASKS.c.frontend)
-    )
-    for pool, frontend, count in await connection.execute(counted):
-        held[pool][frontend] = count
-    left_over: dict[str, int] = {}
-    if limited := [pool for pool in turns if pool in max_vms]:
-        its_task = select(literal(1)).where(TASKS.c.id == VMS.c.task_id, TASKS.c.attempt == VMS.c.attempt, IS_HELD)
-        vms = (
-            select(VMS.c.pool, func.count())
-            .where(VM_OPEN, VMS.c.pool.in_(limited), ~its_task.exists())
-            .group_by(VMS.c.pool)
-        )
-        left_over = {row[0]: row[1] for row in await connection.execute(vms)}
-    queues = []
-    for pool, turn in sorted(turns.items(), key=lambda item: item[1]):
-        free = room[pool]
-        if pool in max_vms:
-            free = min(free, max_vms[pool] - held[pool].total() - left_over.get(pool, 0))
-        if free > 0:
-            queues.append(_Queue(pool, turn, free, held[pool]))
-    return queues
+async def _lines(connection: AsyncConnection, group: Sequence[_Asked]) -> dict[str, Line]:
+    pools = {pool for asked in group for pool in asked.room}
+    lines = {}
+    for row in (await connection.execute(_QUEUES, {"pools": sorted(pools)})).all():
+        here = [asked for asked in group if row.pool in asked.room]
+        most = sum(min(asked.up_to, asked.room[row.pool]) for asked in here)
+        limited = any(row.pool in asked.max_vms for asked in here)
+        lines[row.pool] = Line(row.pool, row.turn, most, limited=limited, now=max(asked.now for asked in here))
+        await lines[row.pool].read_on(connection)
+    return lines
 
 
-async def _next(
-    connection: AsyncConnection, queue: _Queue, count: int, now: datetime, only: str | None, taken: set[str]
-) -> list[Row]:
-    """The rows of the next `count` tasks of the queue, whose turns are written."""
-    chosen: list[tuple[str, str]] = []
-    last: dict[str, int] = {}
-    turn = max(queue.turn, (now - _EPOCH) // timedelta(microseconds=1))
-    if only is not None:
-        query = select(TASKS.c.frontend, TASKS.c.id).where(READY, TASKS.c.pool == queue.pool, TASKS.c.id == only)
-        chosen = [(row.frontend, row.id) for row in await connection.execute(query) if row.id not in taken]
-        last = {frontend: turn + 1 for frontend, _ in chosen}
-    below = MAX_PRIORITY + 1
-    while only is None and len(chosen) < count:
-        waits = (await connection.execute(_FRONTENDS, {"pool": queue.pool, "below": below})).all()
-        if not waits:
-            break
-        below = waits[0].priority
-        turns = {row.frontend: last.get(row.frontend, row.turn) for row in waits}
-        # No more frontends than tasks can get one, and these are the first.
-        first = sorted(turns, key=lambda name: (queue.held[name], turns[name], name))[:count]
-        ids = await _ids(connection, queue.pool, below, first, count + len(taken))
-        line = {name: [each for each in ids[name] if each not in taken] for name in first}
-        served = share_out(line, queue.held, turns, count - len(chosen))
-        last |= {frontend: turn + place for place, (frontend, _) in enumerate(served, start=len(chosen) + 1)}
-        queue.held.update(frontend for frontend, _ in served)
-        chosen += served
-    if not chosen:
-        return []
-    await connection.execute(
-        _SERVED, [{"pool": queue.pool, "frontend": name, "turn": each} for name, each in sorted(last.items())]
-    )
-    queue.turn = turn + len(chosen)
-    queue.room -= len(chosen)
-    await connection.execute(update(QUEUES).where(QUEUES.c.pool == queue.pool).values(turn=queue.turn))
-    found = await connection.execute(select(TASKS).where(TASKS.c.id.in_([task_id for _, task_id in chosen])))
-    rows = {row["id"]: row for row in found.mappings()}
-    return [rows[task_id] for _, task_id in chosen if task_id in rows]
+async def _serve(connection: AsyncConnection, asked: _Asked, lines: Mapping[str, Line]) -> list[Served]:
+    """What one caller gets, of what those before it in the group have left."""
+    if asked.only is not None:
+        row = (await connection.execute(_ONLY, {"only": asked.only})).first()
+        line = None if row is None else lines.get(row.pool)
+        if row is None or line is None or not asked.room_in(line):
+            return []
+        return line.take(row.frontend, row.id)
+    mine = sorted((line for line in lines.values() if line.pool in asked.room), key=lambda line: (line.turn, line.pool))
+    mine = [line for line in mine if asked.room_in(line)]
+    room = {line.pool: asked.room_in(line) for line in mine}
+    served: list[Served] = []
+    for even in (True, False):
+        for left, line in zip(range(len(mine), 0, -1), mine, strict=True):
+            count = asked.up_to - len(served)
+            got = await line.serve(connection, min(room[line.pool], -(-count // left) if even else count))
+            room[line.pool] -= len(got)
+            served += got
+    return served
 
 
-async def _ids(
-    connection: AsyncConnection, pool: str, priority: int, frontends: Sequence[str], count: int
-) -> dict[str, list[str]]:
-    """The oldest ready tasks of each of these frontends, up to `count` of each."""
-    each = [
-        select(TASKS.c.frontend, TASKS.c.id)
-        .where(READY, TASKS.c.pool == pool, TASKS.c.priority == priority, TASKS.c.frontend == frontend)
-        .order_by(TASKS.c.id)
-        .limit(count)
-        .subquery()
-        for frontend in frontends
-    ]
-    ids: dict[str, list[str]] = {frontend: [] for frontend in frontends}
-    for frontend, task_id in await connection.execute(union_all(*(select(one) for one in each))):
-        ids[frontend].append(task_id)
-    return {frontend: sorted(found) for frontend, found in ids.items()}
-
-
-async def _take(
-    connection: AsyncConnection,
-    chosen: Sequence[Row],
-    runner_id: str,
-    lease_expires_at: datetime,
-    now: datetime,
-    deadline: Callable[[TaskSpec], datetime],
-) -> tuple[Claim, ...]:
-    """Hold them. One that was canceled a moment ago is left out."""
-    if not chosen:
-        return ()
-    ends: dict[datetime, list[str]] = {}
-    for row in chosen:
-        ends.setdefault(deadline(spec_from_json(row["spec"])), []).append(row["id"])
-    values: dict[str, Any] = {
-        "state": TaskState.RUNNING,
-        "attempt": TASKS.c.attempt + 1,
-        "runner_id": runner_id,
-        "lease_expires_at": lease_expires_at,
-        "started_at": func.coalesce(TASKS.c.started_at, literal(now, TASKS.c.started_at.type)),
-        "reason": None,
-        "message": "",
-    }
-    taken: dict[str, Row] = {}
-    for deadline_at, ids in ends.items():
-        guarded = update(TASKS).where(TASKS.c.id.in_(bindparam("ids", expanding=True)), READY)
-        changed = ("id", "state", "attempt", "runner_id", "lease_expires_at", "started_at", "deadline_at")
-        held = guarded.values(values | {"deadline_at": deadline_at}).returning(*(TASKS.c[name] for name in changed))
-        for row in (await connection.execute(held, {"ids": ids})).mappings():
-            taken[row["id"]] = dict(row)
-    claims = []
-    for row in chosen:
-        if row["id"] in taken:
-            whole = {**row, "reason": None, "message": "", **taken[row["id"]]}
-            claims.append(Claim(task_view(whole), Lease(row["id"], whole["attempt"], runner_id)))
-    return tuple(claims)
+async def _hold(
+    connection: AsyncConnection, group: Sequence[_Asked], served: Sequence[Sequence[Served]]
+) -> list[tuple[Claim, ...]]:
+    ids = [each.task_id for every in served for each in every]
+    if not ids:
+        return [()] * len(group)
+    rows = {row["id"]: row for row in (await connection.execute(_ROWS, {"ids": ids})).mappings()}
+    given, claims = [], []
+    for asked, every in zip(group, served, strict=True):
+        for each in every:
+            row = rows[each.task_id]
+            lease = Lease(each.task_id, row["attempt"] + 1, asked.runner_id)
+            changed = {
+                "state": TaskState.RUNNING,
+                "attempt": lease.attempt,
+                "runner_id": lease.runner_id,
+                "reason": None,
+                "message": "",
+                "lease_expires_at": asked.lease_expires_at,
+                "deadline_at": as_utc(asked.deadline(spec_from_json(row["spec"]))),
+                "started_at": row["started_at"] or asked.now,
+            }
+            claims.append((asked, Claim(task_view({**row, **changed}), lease)))
+            given.append(
+                {
+                    **given_by(lease),
+                    "at": asked.now,
+                    "lease_expires_at": asked.lease_expires_at,
+                    "deadline_at": changed["deadline_at"],
+                    "pool": each.pool,
+                    "frontend": each.frontend,
+                    "turn": each.turn,
+                    "kind": EventKind.TASK_CLAIMED.value,
+                    "data": {},
+                }
+            )
+    held = {row["task_id"] for row in await _CLAIM.run(connection, given)}
+    return [tuple(claim for by, claim in claims if by is asked and claim.task.id in held) for asked in group]

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import time
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
-from typing import Any
+from itertools import islice
 
 from sqlalchemy import func, insert, literal, select, text, update
 from sqlalchemy.exc import IntegrityError
@@ -15,12 +16,13 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from orchestrator.domain.errors import InvalidTask, NotFound, NotPossible
 from orchestrator.domain.task import TaskSpec, TaskState
 from orchestrator.store.bell import Bell
-from orchestrator.store.columns import as_utc, kept
+from orchestrator.store.columns import kept
 from orchestrator.store.encoding import Json, spec_to_json
 from orchestrator.store.engine import Database
-from orchestrator.store.events import EventKind, write_event, write_events
+from orchestrator.store.events import EventKind, write_event
+from orchestrator.store.grouped import Grouped
 from orchestrator.store.guards import Room, add_queues, is_due
-from orchestrator.store.ids import new_id
+from orchestrator.store.putting import Submission, put, put_waiting
 from orchestrator.store.schema import DEPENDENCIES, INSTALLATION, TASKS
 from orchestrator.store.views import Row, TaskRow, task_view
 
@@ -44,6 +46,7 @@ class Submitting(Room):
         self._with_row: set[str] = set()
         self._room: dict[str, tuple[float, int]] = {}
         """By pool: until when, by the monotonic clock, how many more may come before they are counted again."""
+        self._put = Grouped(self._put_all, key=lambda submission: submission)
 
     async def submit(
         self,
@@ -63,8 +66,10 @@ class Submitting(Room):
         submit while there is room for many). Raises InvalidTask (too large, a dependency that cannot be waited for) and
         NotPossible (`pool`: full; `idempotency_key`: used for another task).
         """
-        options = {"frontend": frontend, "idempotency_key": idempotency_key, "hold": hold}
-        [made] = await self._submit((spec,), now, deadline_at, options, max_waiting)
+        data = [_encoded(spec)]
+        [made] = await self._submit(
+            Submission((spec,), data, now, deadline_at, frontend, idempotency_key, hold, max_waiting)
+        )
         return made
 
     async def submit_many(
@@ -78,32 +83,45 @@ class Submitting(Room):
         max_waiting: int | None = None,
     ) -> tuple[TaskRow, ...]:
         """As `submit`: all of them, in this order, or none."""
-        options = {"frontend": frontend, "idempotency_key": None, "hold": hold}
-        return await self._submit(specs, now, deadline_at, options, max_waiting) if specs else ()
+        if not specs:
+            return ()
+        data = [_encoded(spec) for spec in specs]
+        return await self._submit(Submission(specs, data, now, deadline_at, frontend, None, hold, max_waiting))
 
-    async def _submit(
-        self,
-        specs: Sequence[TaskSpec],
-        now: datetime,
-        deadline_at: datetime,
-        options: Mapping[str, Any],
-        max_waiting: int | None,
-    ) -> tuple[TaskRow, ...]:
-        encoded = [_encoded(spec) for spec in specs]
+    async def _submit(self, submission: Submission) -> tuple[TaskRow, ...]:
         for last in range(_TRIES)[::-1]:
             try:
-                async with self._database.writing() as connection:
-                    rows = await self._write(connection, specs, encoded, now, deadline_at, options, max_waiting)
+                if self._is_plain(submission):
+                    rows = await self._put(submission)
+                else:
+                    async with self._database.writing() as connection:
+                        rows = await self._write(connection, submission)
             except IntegrityError:
                 # The same key at the same time, a dependency pruned this moment, or one in 2**30 for two tasks of the
                 # same millisecond: what it was shows when it is tried again.
                 if not last:
                     raise
             else:
-                self._with_row |= {spec.pool for spec in specs}
+                self._with_row |= {spec.pool for spec in submission.specs}
                 self._bell.ring()
                 return rows
         raise AssertionError("unreachable")
+
+    def _is_plain(self, submission: Submission) -> bool:
+        """Nothing need be read before it is written. Room is taken for it."""
+        pools = Counter(spec.pool for spec in submission.specs)
+        return (
+            submission.key is None
+            and not submission.depends
+            and pools.keys() <= self._with_row
+            and (submission.max_waiting is None or all(self._take_room(*each) for each in pools.items()))
+        )
+
+    async def _put_all(self, group: Sequence[Submission]) -> Sequence[tuple[TaskRow, ...]]:
+        rows = [submission.rows({}) for submission in group]
+        async with self._database.writing_at_once() as connection:
+            made = iter(await put(connection, [row for each in rows for row in each]))
+        return [tuple(islice(made, len(each))) for each in rows]
 
     async def submit_in(
         self,
@@ -116,98 +134,51 @@ class Submitting(Room):
         idempotency_key: str,
     ) -> TaskRow:
         """As `submit`, within the transaction of `connection`, whose IntegrityError and wake-up are the caller's."""
-        options = {"frontend": frontend, "idempotency_key": idempotency_key, "hold": False}
-        [made] = await self._write(connection, (spec,), [_encoded(spec)], now, deadline_at, options, None)
+        submission = Submission((spec,), [_encoded(spec)], now, deadline_at, frontend, idempotency_key)
+        [made] = await self._write(connection, submission)
         return made
 
     def ring(self) -> None:
         """A task was submitted, and its transaction is committed."""
         self._bell.ring()
 
-    async def _write(
-        self,
-        connection: AsyncConnection,
-        specs: Sequence[TaskSpec],
-        encoded: Sequence[Json],
-        now: datetime,
-        deadline_at: datetime,
-        options: Mapping[str, Any],
-        max_waiting: int | None,
-    ) -> tuple[TaskRow, ...]:
-        frontend, key = options["frontend"], options["idempotency_key"]
-        now, deadline_at = as_utc(now), as_utc(deadline_at)
+    async def _write(self, connection: AsyncConnection, submission: Submission) -> tuple[TaskRow, ...]:
+        frontend, key, specs = submission.frontend, submission.key, submission.specs
         if key is not None and not kept(key):
             raise InvalidTask("idempotency_key", f"{key!r} has a character that no database keeps", "give another key")
         if key is not None and (before := await _with_key(connection, frontend, key)) is not None:
-            if before["spec"] != encoded[0]:
+            if before["spec"] != submission.encoded[0]:
                 raise NotPossible("idempotency_key", f"{key!r} was used for another task", "give another key")
             return (task_view(before),)
-        if new := {spec.pool for spec in specs} - self._with_row:
+        pools = Counter(spec.pool for spec in specs)
+        if new := pools.keys() - self._with_row:
             await add_queues(connection, new)
-        if max_waiting is not None:
-            for pool in {spec.pool for spec in specs}:
-                await self._see_room(connection, pool, sum(spec.pool == pool for spec in specs), max_waiting)
-        states = await _dependencies(connection, specs, frontend)
-        ids: set[str] = set()
-        while len(ids) < len(specs):
-            ids.add(new_id(now))
-        rows = []
-        for task_id, spec, data in zip(sorted(ids), specs, encoded, strict=True):
-            terms = spec.terms
-            due = (terms.not_before is None or terms.not_before <= now) and all(
-                states[other] is TaskState.FINISHED for other in terms.depends_on
-            )
-            rows.append(
-                {
-                    "id": task_id,
-                    "name": spec.name,
-                    "pool": spec.pool,
-                    "spec": data,
-                    "state": TaskState.NEW if options["hold"] else TaskState.QUEUED,
-                    "stage": None,
-                    "reason": None,
-                    "message": "",
-                    "exit_code": None,
-                    "attempt": 0,
-                    "runner_id": None,
-                    "lease_expires_at": None,
-                    "cancel_requested_at": None,
-                    "submitted_at": now,
-                    "started_at": None,
-                    "finished_at": None,
-                    "frontend": frontend,
-                    "priority": terms.priority,
-                    "admitted_at": now if due and not options["hold"] else None,
-                    "not_before": None if terms.not_before is None else as_utc(terms.not_before),
-                    "idempotency_key": key,
-                    "delivery": terms.delivery.value,
-                    "deadline_at": deadline_at,
-                    "avoid": [],
-                }
-            )
-        await connection.execute(insert(TASKS), rows)
-        made = [task_view(row) for row in rows]
-        waits = [
-            {"task_id": row.id, "on_task_id": other}
-            for row in made
-            for other in dict.fromkeys(row.spec.terms.depends_on)
-        ]
-        if waits:
-            await connection.execute(insert(DEPENDENCIES), waits)
-        await write_events(connection, EventKind.TASK_SUBMITTED, [{"task_id": row.id} for row in made], now=now)
-        return tuple(made)
+        if submission.max_waiting is not None:
+            for pool, wanted in pools.items():
+                await self._see_room(connection, pool, wanted, submission.max_waiting)
+        rows = submission.rows(await _dependencies(connection, specs, frontend))
+        if submission.depends:
+            return tuple(await put_waiting(connection, rows, now=submission.now))
+        return tuple(await put(connection, rows))
 
     async def _see_room(self, connection: AsyncConnection, pool: str, wanted: int, most: int) -> None:
         """Counting costs time for each task that waits: it is not done again before a tenth of the room is used."""
+        if self._take_room(pool, wanted):
+            return
+        waiting = select(literal(1)).where(TASKS.c.state == TaskState.QUEUED, TASKS.c.pool == pool).limit(most)
+        count = (await connection.execute(select(func.count()).select_from(waiting.subquery()))).scalar_one()
+        if count + wanted > most:
+            problem = f"its queue is full: {count} of {most} tasks wait"
+            raise NotPossible("pool", f"{pool}: {problem}", "submit again later")
+        self._room[pool] = time.monotonic() + _COUNT_AGAIN_SECONDS, max(wanted, (most - count) // 10) - wanted
+
+    def _take_room(self, pool: str, wanted: int) -> bool:
+        """Of what was counted. False: it is to be counted again."""
         until, left = self._room.get(pool, (0.0, 0))
         if time.monotonic() > until or left < wanted:
-            waiting = select(literal(1)).where(TASKS.c.state == TaskState.QUEUED, TASKS.c.pool == pool).limit(most)
-            count = (await connection.execute(select(func.count()).select_from(waiting.subquery()))).scalar_one()
-            if count + wanted > most:
-                problem = f"its queue is full: {count} of {most} tasks wait"
-                raise NotPossible("pool", f"{pool}: {problem}", "submit again later")
-            until, left = time.monotonic() + _COUNT_AGAIN_SECONDS, max(wanted, (most - count) // 10)
+            return False
         self._room[pool] = until, left - wanted
+        return True
 
     async def depend(self, task_id: str, on: Collection[str], *, now: datetime) -> None:
         """Let a task that is NEW wait for these too. Raises NotFound, NotPossible (not NEW any more) and InvalidTask

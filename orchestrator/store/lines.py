@@ -1,0 +1,137 @@
+"""Who waits in one queue, as a claimer reads it: what that costs does not grow with the number of tasks that wait."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from orchestrator.domain.task import MAX_PRIORITY
+from orchestrator.store.schema import SQL_HELD, SQL_READY, SQL_VM_OPEN
+from orchestrator.store.shares import share_out
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+# The frontends that wait with the highest priority below :below, those that are next first, each with its oldest tasks.
+# Each step of the recursion is one look into the index on (pool, priority, frontend, id); DISTINCT would read every
+# task that waits. ORDER BY with LIMIT in the index's own order, with a range of one value where an equation would let
+# the planner take another index, is looked up whatever the planner believes of the number of rows.
+_WAITS = """
+WITH RECURSIVE top(priority) AS (
+  SELECT (SELECT priority FROM tasks WHERE {SQL_READY} AND pool = :pool AND priority < :below
+          ORDER BY pool DESC, priority DESC LIMIT 1)
+), waits(frontend) AS (
+  SELECT (SELECT frontend FROM tasks
+          WHERE {SQL_READY} AND pool = :pool AND priority = (SELECT priority FROM top)
+          ORDER BY pool, priority, frontend LIMIT 1)
+  UNION ALL
+  SELECT (SELECT tasks.frontend FROM tasks
+          WHERE {SQL_READY} AND pool = :pool AND priority = (SELECT priority FROM top)
+          AND tasks.frontend > waits.frontend ORDER BY pool, priority, tasks.frontend LIMIT 1)
+  FROM waits WHERE waits.frontend IS NOT NULL
+), holds AS (
+  SELECT tasks.frontend AS frontend, count(*) AS count FROM tasks WHERE {SQL_HELD} AND pool = :pool
+  GROUP BY tasks.frontend
+), first AS (
+  SELECT waits.frontend AS frontend, coalesce(shares.turn, 0) AS turn, coalesce(holds.count, 0) AS held
+  FROM waits LEFT JOIN shares ON shares.pool = :pool AND shares.frontend = waits.frontend
+  LEFT JOIN holds ON holds.frontend = waits.frontend
+  WHERE waits.frontend IS NOT NULL ORDER BY coalesce(holds.count, 0), coalesce(shares.turn, 0), waits.frontend
+  LIMIT :most
+)
+SELECT (SELECT priority FROM top) AS priority, first.frontend AS frontend, first.turn AS turn, first.held AS held,
+  (SELECT {AGGREGATE}(oldest.id) FROM (
+    SELECT tasks.id FROM tasks
+    WHERE {SQL_READY} AND pool = :pool AND priority = (SELECT priority FROM top)
+      AND tasks.frontend >= first.frontend AND tasks.frontend <= first.frontend
+    ORDER BY tasks.frontend, tasks.id LIMIT :most) AS oldest) AS ids,
+  (SELECT sum(holds.count) FROM holds) AS all_held,
+  CASE WHEN :limited = 1 THEN (
+    SELECT count(*) FROM vms WHERE {SQL_VM_OPEN} AND vms.pool = :pool AND NOT EXISTS (
+      SELECT 1 FROM tasks WHERE tasks.id = vms.task_id AND tasks.attempt = vms.attempt AND {SQL_HELD})
+  ) END AS left_over
+FROM first
+"""
+_WORDS = {"SQL_READY": SQL_READY, "SQL_HELD": SQL_HELD, "SQL_VM_OPEN": SQL_VM_OPEN}
+_READ = {
+    name: text(_WAITS.format(**_WORDS, AGGREGATE=aggregate))
+    for name, aggregate in {"postgresql": "json_agg", "sqlite": "json_group_array"}.items()
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """A task's turn: the number that its queue had then."""
+
+    pool: str
+    frontend: str
+    task_id: str
+    turn: int
+
+
+class Line:
+    """One queue. `turn`: when it was last served. `taken`: how many count against `max_vms`: tasks of it that runners
+    hold, with those that were served here, and VMs that are left over from others."""
+
+    def __init__(self, pool: str, turn: int, most: int, *, limited: bool, now: datetime) -> None:
+        self.pool = pool
+        self.turn = turn
+        self.taken = 0
+        self._next_turn = max(turn, (now - _EPOCH) // timedelta(microseconds=1))
+        self._most = most
+        self._limited = limited
+        self._waiting: dict[str, list[str]] = {}
+        self._turns: dict[str, int] = {}
+        self._held: dict[str, int] = {}
+        self._served: Counter[str] = Counter()
+        self._ids: set[str] = set()
+        self._last: dict[str, int] = {}
+        self._below: int | None = MAX_PRIORITY + 1
+
+    async def read_on(self, connection: AsyncConnection) -> None:
+        """Those of the next priority, in place of those that were read."""
+        # As many more as were served: these may be behind the others by now.
+        values = {
+            "pool": self.pool,
+            "below": self._below,
+            "most": self._most + len(self._ids),
+            "limited": int(self._limited),
+        }
+        rows = (await connection.execute(_READ[connection.dialect.name], values)).all()
+        self._below = rows[0].priority if rows else None
+        if rows:
+            self.taken = int(rows[0].all_held or 0) + (rows[0].left_over or 0) + len(self._ids)
+        self._turns = {row.frontend: self._last.get(row.frontend, row.turn) for row in rows}
+        self._held = {row.frontend: row.held + self._served[row.frontend] for row in rows}
+        self._waiting = {}
+        for row in rows:
+            ids = json.loads(row.ids) if isinstance(row.ids, str) else row.ids
+            self._waiting[row.frontend] = [each for each in ids if each not in self._ids]
+
+    async def serve(self, connection: AsyncConnection, count: int) -> list[Served]:
+        """The next `count`; fewer, when no more wait."""
+        served: list[Served] = []
+        while len(served) < count and self._below is not None:
+            for frontend, task_id in share_out(self._waiting, self._held, self._turns, count - len(served)):
+                served += self.take(frontend, task_id)
+            if len(served) < count:
+                await self.read_on(connection)
+        return served
+
+    def take(self, frontend: str, task_id: str) -> list[Served]:
+        """This one, unless it was served already."""
+        if task_id in self._ids:
+            return []
+        if task_id in (waiting := self._waiting.get(frontend, [])):
+            waiting.remove(task_id)
+        self.turn = self._next_turn = self._next_turn + 1
+        self.taken += 1
+        self._ids.add(task_id)
+        self._served[frontend] += 1
+        self._turns[frontend] = self._last[frontend] = self.turn
+        self._held[frontend] = self._held.get(frontend, 0) + 1
+        return [Served(self.pool, frontend, task_id, self.turn)]
