@@ -30,11 +30,12 @@ class Admitting(Room):
             .correlate(TASKS)
             .exists()
         )
-        # Two questions: what is for later is not looked at, but for the few of it that depend on something.
-        come = or_(TASKS.c.not_before.is_(None), TASKS.c.not_before <= now)
+        pending = select(TASKS.c.id, lost.label("lost")).where(PENDING, or_(~unfinished(), lost))
+        # What is for later is not looked at, but for the few of it that depend on something.
         depends = TASKS.c.id.in_(select(DEPENDENCIES.c.task_id))
         asked = (
-            select(TASKS.c.id, lost.label("lost")).where(PENDING, come, or_(~unfinished(), lost)),
+            pending.where(TASKS.c.not_before.is_(None)),
+            pending.where(TASKS.c.not_before <= now),
             select(TASKS.c.id, literal(True).label("lost")).where(PENDING, TASKS.c.not_before > now, depends, lost),
         )
         found: list[Any] = []

@@ -13,10 +13,11 @@ from typing import Any
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from orchestrator.store.asking import ask, in_psycopg
 from orchestrator.store.columns import as_utc, shown
 
 Columns = Mapping[str, type]
-"""Name → str, int, float, bool, datetime, or dict for what is kept as JSON."""
+"""Name → str, int, float, bool, datetime, or dict for what is kept as JSON (given as it is, or as JSON)."""
 
 _POSTGRESQL = {str: "text", int: "bigint", float: "float8", bool: "boolean", datetime: "timestamptz", dict: "text"}
 
@@ -71,15 +72,21 @@ class Chain:
         on_postgresql = connection.dialect.name == "postgresql"
         v = _document(rows, self._given, on_postgresql=on_postgresql)
         if on_postgresql:
-            result = await connection.exec_driver_sql(self._on_postgresql, {"v": v})
+            result = await connection.exec_driver_sql(in_psycopg(self._on_postgresql), {"v": v})
             return [dict(row) for row in result.mappings()]
         first, *then = self._on_sqlite
-        result = await connection.exec_driver_sql(first, {"v": v})
-        changed = [dict(row) for row in result.mappings()]
+        [changed] = await ask(connection, [(first, {"v": v})])
         if changed:
-            t = json.dumps(changed)
-            for statement in then:
-                await connection.exec_driver_sql(statement, {"v": v, "t": t})
+            both = {"v": v, "t": json.dumps(changed)}
+            await ask(connection, [(statement, both) for statement in then])
+        return changed
+
+    async def run_last(self, connection: AsyncConnection, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+        """As `run`, as the last of a transaction: on PostgreSQL it is committed in the same round trip."""
+        if connection.dialect.name != "postgresql":
+            return await self.run(connection, rows)
+        v = _document(rows, self._given, on_postgresql=True)
+        changed, _ = await ask(connection, [(self._on_postgresql, {"v": v}), ("COMMIT", {})])
         return changed
 
 
@@ -97,7 +104,7 @@ def _document(rows: Sequence[Mapping[str, Any]], columns: Columns, *, on_postgre
             case _:
                 return value
 
-    names = columns.keys() - {"place"}
+    names = [name for name in columns if name != "place"]
     return json.dumps([{"place": place, **{name: kept(row[name]) for name in names}} for place, row in enumerate(rows)])
 
 
@@ -106,12 +113,12 @@ def _on_postgresql(given: Columns, steps: Sequence[str], locked: tuple[str, str,
     names = ", ".join(
         f"CAST(given.{name} AS json) AS {name}" if kind is dict else f"given.{name}" for name, kind in given.items()
     )
-    v = f"SELECT {names} FROM json_to_recordset(CAST(%(v)s AS json)) AS given({typed})"  # noqa: S608
+    v = f"SELECT {names} FROM json_to_recordset(CAST(:v AS json)) AS given({typed})"  # noqa: S608
     if locked is not None:
         table, condition, key = locked
         v += f" JOIN {table} ON {condition} ORDER BY {key} FOR NO KEY UPDATE OF {table}"
     named = zip(("t", *(f"then{number}" for number in range(1, len(steps)))), steps, strict=True)
-    parts = [f"v AS ({v})", *(f"{name} AS ({_spelled(step, 0).replace('%', '%%')})" for name, step in named)]
+    parts = [f"v AS ({v})", *(f"{name} AS ({_spelled(step, 0)})" for name, step in named)]
     return f"WITH {', '.join(parts)} SELECT * FROM t"  # noqa: S608
 
 

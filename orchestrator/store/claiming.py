@@ -6,14 +6,16 @@ process that come while another has its turn get theirs together.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from sqlalchemy import bindparam, literal, select
+from sqlalchemy import bindparam, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from orchestrator.domain.task import TaskSpec, TaskState
+from orchestrator.store.asking import ask
 from orchestrator.store.bell import Bell
 from orchestrator.store.chain import Chain
 from orchestrator.store.columns import as_utc
@@ -23,23 +25,23 @@ from orchestrator.store.events import LEASE_EVENT, EventKind
 from orchestrator.store.grouped import Grouped
 from orchestrator.store.guards import IN_ORDER, LEASE, Room, given_by
 from orchestrator.store.lines import Line, Served
-from orchestrator.store.schema import QUEUES, READY, SQL_READY, TASKS
+from orchestrator.store.schema import READY, SQL_READY, TASKS
 from orchestrator.store.views import Claim, Lease, task_view
 
 _ONLY = select(TASKS.c.pool, TASKS.c.frontend, TASKS.c.id).where(READY, TASKS.c.id == bindparam("only"))
 _ROWS = select(TASKS).where(TASKS.c.id.in_(bindparam("ids", expanding=True)))
 # Of these queues, those that have a ready task and are not paused. They are locked, in one order, so that no two
 # claimers wait for each other.
-_QUEUES = (
-    select(QUEUES.c.pool, QUEUES.c.turn)
-    .where(
-        QUEUES.c.pool.in_(bindparam("pools", expanding=True)),
-        QUEUES.c.paused_at.is_(None),
-        select(literal(1)).where(READY, TASKS.c.pool == QUEUES.c.pool).exists(),
-    )
-    .order_by(QUEUES.c.pool)
-    .with_for_update()
-)
+_QUEUES = f"""
+SELECT queues.pool, queues.turn FROM queues
+WHERE queues.pool IN ({{POOLS}}) AND queues.paused_at IS NULL
+  AND EXISTS (SELECT 1 FROM tasks WHERE {SQL_READY} AND tasks.pool = queues.pool)
+ORDER BY queues.pool {{LOCKED}}
+"""  # noqa: S608  made of our own words alone
+_LOCK = {
+    "postgresql": _QUEUES.format(POOLS="SELECT json_array_elements_text(CAST(:pools AS json))", LOCKED="FOR UPDATE"),
+    "sqlite": _QUEUES.format(POOLS="SELECT value FROM json_each(:pools)", LOCKED=""),
+}
 _CLAIM = Chain(
     {
         **LEASE,
@@ -143,15 +145,21 @@ class Claiming(Room):
 
 
 async def _lines(connection: AsyncConnection, group: Sequence[_Asked]) -> dict[str, Line]:
-    pools = {pool for asked in group for pool in asked.room}
-    lines = {}
-    for row in (await connection.execute(_QUEUES, {"pools": sorted(pools)})).all():
-        here = [asked for asked in group if row.pool in asked.room]
-        most = sum(min(asked.up_to, asked.room[row.pool]) for asked in here)
-        limited = any(row.pool in asked.max_vms for asked in here)
-        lines[row.pool] = Line(row.pool, row.turn, most, limited=limited, now=max(asked.now for asked in here))
-        await lines[row.pool].read_on(connection)
-    return lines
+    """Lock the queues, then read who waits in them."""
+    lines = []
+    for pool in sorted({pool for asked in group for pool in asked.room}):
+        here = [asked for asked in group if pool in asked.room]
+        most = sum(min(asked.up_to, asked.room[pool]) for asked in here)
+        limited = any(pool in asked.max_vms for asked in here)
+        lines.append(Line(pool, most, limited=limited, now=max(asked.now for asked in here)))
+    dialect = connection.dialect.name
+    lock = _LOCK[dialect], {"pools": json.dumps([line.pool for line in lines])}
+    locked, *answers = await ask(connection, [lock, *(line.question(dialect) for line in lines)])
+    turns = {row["pool"]: row["turn"] for row in locked}
+    for line, rows in zip(lines, answers, strict=True):
+        line.turn = turns.get(line.pool, 0)
+        line.hear(rows)
+    return {line.pool: line for line in lines if line.pool in turns}
 
 
 async def _serve(connection: AsyncConnection, asked: _Asked, lines: Mapping[str, Line]) -> list[Served]:
@@ -186,6 +194,7 @@ async def _hold(
     for asked, every in zip(group, served, strict=True):
         for each in every:
             row = rows[each.task_id]
+            spec = spec_from_json(row["spec"])
             lease = Lease(each.task_id, row["attempt"] + 1, asked.runner_id)
             changed = {
                 "state": TaskState.RUNNING,
@@ -194,10 +203,10 @@ async def _hold(
                 "reason": None,
                 "message": "",
                 "lease_expires_at": asked.lease_expires_at,
-                "deadline_at": as_utc(asked.deadline(spec_from_json(row["spec"]))),
+                "deadline_at": as_utc(asked.deadline(spec)),
                 "started_at": row["started_at"] or asked.now,
             }
-            claims.append((asked, Claim(task_view({**row, **changed}), lease)))
+            claims.append((asked, Claim(task_view({**row, **changed}, spec), lease)))
             given.append(
                 {
                     **given_by(lease),
@@ -211,5 +220,5 @@ async def _hold(
                     "data": {},
                 }
             )
-    held = {row["task_id"] for row in await _CLAIM.run(connection, given)}
+    held = {row["task_id"] for row in await _CLAIM.run_last(connection, given)}
     return [tuple(claim for by, claim in claims if by is asked and claim.task.id in held) for asked in group]

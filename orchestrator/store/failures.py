@@ -6,6 +6,7 @@ import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import psycopg
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
@@ -24,6 +25,11 @@ def told() -> Iterator[None]:
         raise DatabaseUnavailable(f"no connection to the database was free for {BUSY_TIMEOUT_MS // 1000} s") from error
     except DBAPIError as error:
         found = meaning(error.orig)
+        if found is None:
+            raise
+        raise found from error
+    except psycopg.Error as error:  # where SQLAlchemy is not asked
+        found = meaning(error)
         if found is None:
             raise
         raise found from error

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
-from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from orchestrator.domain.task import MAX_PRIORITY
+from orchestrator.store.asking import ask
 from orchestrator.store.schema import SQL_HELD, SQL_READY, SQL_VM_OPEN
 from orchestrator.store.shares import share_out
 
@@ -58,7 +60,7 @@ FROM first
 """
 _WORDS = {"SQL_READY": SQL_READY, "SQL_HELD": SQL_HELD, "SQL_VM_OPEN": SQL_VM_OPEN}
 _READ = {
-    name: text(_WAITS.format(**_WORDS, AGGREGATE=aggregate))
+    name: _WAITS.format(**_WORDS, AGGREGATE=aggregate)
     for name, aggregate in {"postgresql": "json_agg", "sqlite": "json_group_array"}.items()
 }
 
@@ -77,11 +79,11 @@ class Line:
     """One queue. `turn`: when it was last served. `taken`: how many count against `max_vms`: tasks of it that runners
     hold, with those that were served here, and VMs that are left over from others."""
 
-    def __init__(self, pool: str, turn: int, most: int, *, limited: bool, now: datetime) -> None:
+    def __init__(self, pool: str, most: int, *, limited: bool, now: datetime) -> None:
         self.pool = pool
-        self.turn = turn
+        self.turn = 0
         self.taken = 0
-        self._next_turn = max(turn, (now - _EPOCH) // timedelta(microseconds=1))
+        self._now = (now - _EPOCH) // timedelta(microseconds=1)
         self._most = most
         self._limited = limited
         self._waiting: dict[str, list[str]] = {}
@@ -92,25 +94,24 @@ class Line:
         self._last: dict[str, int] = {}
         self._below: int | None = MAX_PRIORITY + 1
 
-    async def read_on(self, connection: AsyncConnection) -> None:
-        """Those of the next priority, in place of those that were read."""
+    def question(self, dialect: str) -> tuple[str, Mapping[str, Any]]:
+        """Who waits with the next priority; to be followed by `hear`, with the answer."""
         # As many more as were served: these may be behind the others by now.
-        values = {
-            "pool": self.pool,
-            "below": self._below,
-            "most": self._most + len(self._ids),
-            "limited": int(self._limited),
-        }
-        rows = (await connection.execute(_READ[connection.dialect.name], values)).all()
-        self._below = rows[0].priority if rows else None
+        most = self._most + len(self._ids)
+        values = {"pool": self.pool, "below": self._below, "most": most, "limited": int(self._limited)}
+        return _READ[dialect], values
+
+    def hear(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Those that wait, in place of those that were read before."""
+        self._below = rows[0]["priority"] if rows else None
         if rows:
-            self.taken = int(rows[0].all_held or 0) + (rows[0].left_over or 0) + len(self._ids)
-        self._turns = {row.frontend: self._last.get(row.frontend, row.turn) for row in rows}
-        self._held = {row.frontend: row.held + self._served[row.frontend] for row in rows}
+            self.taken = int(rows[0]["all_held"] or 0) + (rows[0]["left_over"] or 0) + len(self._ids)
+        self._turns = {row["frontend"]: self._last.get(row["frontend"], row["turn"]) for row in rows}
+        self._held = {row["frontend"]: row["held"] + self._served[row["frontend"]] for row in rows}
         self._waiting = {}
         for row in rows:
-            ids = json.loads(row.ids) if isinstance(row.ids, str) else row.ids
-            self._waiting[row.frontend] = [each for each in ids if each not in self._ids]
+            ids = json.loads(row["ids"]) if isinstance(row["ids"], str) else row["ids"]
+            self._waiting[row["frontend"]] = [each for each in ids if each not in self._ids]
 
     async def serve(self, connection: AsyncConnection, count: int) -> list[Served]:
         """The next `count`; fewer, when no more wait."""
@@ -119,7 +120,8 @@ class Line:
             for frontend, task_id in share_out(self._waiting, self._held, self._turns, count - len(served)):
                 served += self.take(frontend, task_id)
             if len(served) < count:
-                await self.read_on(connection)
+                [rows] = await ask(connection, [self.question(connection.dialect.name)])
+                self.hear(rows)
         return served
 
     def take(self, frontend: str, task_id: str) -> list[Served]:
@@ -128,7 +130,7 @@ class Line:
             return []
         if task_id in (waiting := self._waiting.get(frontend, [])):
             waiting.remove(task_id)
-        self.turn = self._next_turn = self._next_turn + 1
+        self.turn = max(self.turn, self._now) + 1
         self.taken += 1
         self._ids.add(task_id)
         self._served[frontend] += 1

@@ -13,11 +13,12 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from orchestrator.domain.task import TaskSpec, TaskState
 from orchestrator.store.chain import Chain, Columns
 from orchestrator.store.columns import as_utc
-from orchestrator.store.encoding import Json
 from orchestrator.store.events import EventKind, write_events
 from orchestrator.store.ids import new_id
 from orchestrator.store.schema import DEPENDENCIES
 from orchestrator.store.views import TaskRow, task_view
+
+Row = dict[str, Any]
 
 _GIVEN: Columns = {
     "id": str,
@@ -45,7 +46,7 @@ SELECT v.submitted_at, '{EventKind.TASK_SUBMITTED}', v.id, '{{}}' FROM v ORDER B
 """  # noqa: S608
 _PUT = Chain(_GIVEN, _INSERT, returned={"task_id": str}, events=_TOLD)
 _PUT_UNTOLD = Chain(_GIVEN, _INSERT, returned={"task_id": str})
-_OTHERWISE: Json = {
+_OTHERWISE: Row = {
     "stage": None,
     "reason": None,
     "message": "",
@@ -66,7 +67,7 @@ class Submission:
     """One call: tasks that are written together or not at all. `encoded`: the specs as JSON."""
 
     specs: Sequence[TaskSpec]
-    encoded: Sequence[Json]
+    encoded: Sequence[str]
     now: datetime
     deadline_at: datetime
     frontend: str = "local"
@@ -78,13 +79,25 @@ class Submission:
     def depends(self) -> bool:
         return any(spec.terms.depends_on for spec in self.specs)
 
-    def rows(self, states: Mapping[str, TaskState]) -> list[dict[str, Any]]:
+    def made(self, rows: Sequence[Row]) -> tuple[TaskRow, ...]:
+        """What the caller gets once they are written."""
+        return tuple(task_view(row, spec) for row, spec in zip(rows, self.specs, strict=True))
+
+    def waits(self, rows: Sequence[Row]) -> list[Row]:
+        """Who waits for whom."""
+        return [
+            {"task_id": row["id"], "on_task_id": other}
+            for row, spec in zip(rows, self.specs, strict=True)
+            for other in dict.fromkeys(spec.terms.depends_on)
+        ]
+
+    def rows(self, states: Mapping[str, TaskState]) -> list[Row]:
         """With new ids, in this order. `states`: of the tasks that these wait for."""
         now = as_utc(self.now)
         ids: set[str] = set()
         while len(ids) < len(self.specs):
             ids.add(new_id(now))
-        rows = []
+        rows: list[Row] = []
         for task_id, spec, data in zip(sorted(ids), self.specs, self.encoded, strict=True):
             terms = spec.terms
             due = (terms.not_before is None or terms.not_before <= now) and all(
@@ -111,21 +124,13 @@ class Submission:
         return rows
 
 
-async def put(connection: AsyncConnection, rows: Sequence[Mapping[str, Any]]) -> list[TaskRow]:
+async def put(connection: AsyncConnection, rows: Sequence[Row]) -> None:
     """Write new tasks that wait for no others: one statement on PostgreSQL."""
     await _PUT.run(connection, rows)
-    return [task_view(dict(row)) for row in rows]
 
 
-async def put_waiting(
-    connection: AsyncConnection, rows: Sequence[Mapping[str, Any]], *, now: datetime
-) -> list[TaskRow]:
-    """Write new tasks, and whom they wait for."""
+async def put_waiting(connection: AsyncConnection, rows: Sequence[Row], waits: Sequence[Row], now: datetime) -> None:
+    """Write new tasks, and whom they wait for: rows of `dependencies`."""
     await _PUT_UNTOLD.run(connection, rows)
-    made = [task_view(dict(row)) for row in rows]
-    waits = [
-        {"task_id": row.id, "on_task_id": other} for row in made for other in dict.fromkeys(row.spec.terms.depends_on)
-    ]
     await connection.execute(insert(DEPENDENCIES), waits)
-    await write_events(connection, EventKind.TASK_SUBMITTED, [{"task_id": row.id} for row in made], now=now)
-    return made
+    await write_events(connection, EventKind.TASK_SUBMITTED, [{"task_id": row["id"]} for row in rows], now=now)

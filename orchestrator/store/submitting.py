@@ -7,7 +7,6 @@ import time
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
-from itertools import islice
 
 from sqlalchemy import func, insert, literal, select, text, update
 from sqlalchemy.exc import IntegrityError
@@ -17,7 +16,7 @@ from orchestrator.domain.errors import InvalidTask, NotFound, NotPossible
 from orchestrator.domain.task import TaskSpec, TaskState
 from orchestrator.store.bell import Bell
 from orchestrator.store.columns import kept
-from orchestrator.store.encoding import Json, spec_to_json
+from orchestrator.store.encoding import spec_to_json
 from orchestrator.store.engine import Database
 from orchestrator.store.events import EventKind, write_event
 from orchestrator.store.grouped import Grouped
@@ -30,6 +29,7 @@ MAX_SPEC_BYTES = 256 * 1024
 """Of a task's description as JSON."""
 _COUNT_AGAIN_SECONDS = 1.0
 _TRIES = 5
+_MANY = 10
 
 # Everything that some tasks wait for, and what that waits for, and so on.
 _CYCLE = text("""
@@ -92,7 +92,9 @@ class Submitting(Room):
         for last in range(_TRIES)[::-1]:
             try:
                 if self._is_plain(submission):
-                    rows = await self._put(submission)
+                    # Many go by themselves: several connections write them at the same time.
+                    many = len(submission.specs) > _MANY
+                    rows = (await self._put_all((submission,)))[0] if many else await self._put(submission)
                 else:
                     async with self._database.writing() as connection:
                         rows = await self._write(connection, submission)
@@ -120,8 +122,8 @@ class Submitting(Room):
     async def _put_all(self, group: Sequence[Submission]) -> Sequence[tuple[TaskRow, ...]]:
         rows = [submission.rows({}) for submission in group]
         async with self._database.writing_at_once() as connection:
-            made = iter(await put(connection, [row for each in rows for row in each]))
-        return [tuple(islice(made, len(each))) for each in rows]
+            await put(connection, [row for each in rows for row in each])
+        return [submission.made(each) for submission, each in zip(group, rows, strict=True)]
 
     async def submit_in(
         self,
@@ -147,7 +149,7 @@ class Submitting(Room):
         if key is not None and not kept(key):
             raise InvalidTask("idempotency_key", f"{key!r} has a character that no database keeps", "give another key")
         if key is not None and (before := await _with_key(connection, frontend, key)) is not None:
-            if before["spec"] != submission.encoded[0]:
+            if before["spec"] != json.loads(submission.encoded[0]):
                 raise NotPossible("idempotency_key", f"{key!r} was used for another task", "give another key")
             return (task_view(before),)
         pools = Counter(spec.pool for spec in specs)
@@ -158,8 +160,10 @@ class Submitting(Room):
                 await self._see_room(connection, pool, wanted, submission.max_waiting)
         rows = submission.rows(await _dependencies(connection, specs, frontend))
         if submission.depends:
-            return tuple(await put_waiting(connection, rows, now=submission.now))
-        return tuple(await put(connection, rows))
+            await put_waiting(connection, rows, submission.waits(rows), submission.now)
+        else:
+            await put(connection, rows)
+        return submission.made(rows)
 
     async def _see_room(self, connection: AsyncConnection, pool: str, wanted: int, most: int) -> None:
         """Counting costs time for each task that waits: it is not done again before a tenth of the room is used."""
@@ -219,13 +223,12 @@ class Submitting(Room):
         return True
 
 
-def _encoded(spec: TaskSpec) -> Json:
-    data = spec_to_json(spec)
-    size = len(json.dumps(data))
-    if size > MAX_SPEC_BYTES:
-        problem = f"its description takes {size} bytes as JSON, at most {MAX_SPEC_BYTES} are allowed"
+def _encoded(spec: TaskSpec) -> str:
+    text = json.dumps(spec_to_json(spec), allow_nan=False)
+    if len(text) > MAX_SPEC_BYTES:
+        problem = f"its description takes {len(text)} bytes as JSON, at most {MAX_SPEC_BYTES} are allowed"
         raise InvalidTask("task", problem, "give large data as an input")
-    return data
+    return text
 
 
 async def _with_key(connection: AsyncConnection, frontend: str, key: str) -> Row | None:

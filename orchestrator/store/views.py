@@ -218,10 +218,11 @@ class ScheduleRow:
     last_task_id: str | None = None
 
 
-def task_view(row: Row) -> TaskRow:
+def task_view(row: Row, spec: TaskSpec | None = None) -> TaskRow:
+    """`spec`: that of the row, where it has been read already."""
     return TaskRow(
         id=row["id"],
-        spec=spec_from_json(row["spec"]),
+        spec=spec_from_json(row["spec"]) if spec is None else spec,
         state=TaskState(row["state"]),
         stage=None if row["stage"] is None else Stage(row["stage"]),
         reason=None if row["reason"] is None else Reason(row["reason"]),
