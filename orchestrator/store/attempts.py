@@ -10,9 +10,12 @@ from sqlalchemy import ColumnElement, and_, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from orchestrator.domain.outcome import Outcome, Usage, Verdict
+from orchestrator.store.chain import Chain, Columns
 from orchestrator.store.encoding import Timings, outcome_to_json, timings_from_json, timings_to_json, verdict_to_json
 from orchestrator.store.engine import Database
-from orchestrator.store.schema import ATTEMPTS, VMS
+from orchestrator.store.grouped import guarded
+from orchestrator.store.guards import LEASE, given_by
+from orchestrator.store.schema import ATTEMPTS
 from orchestrator.store.views import AttemptRow, Lease, Row, attempt_view
 
 _OPEN_BY_V = """attempts.task_id = v.task_id AND attempts.number = v.attempt
@@ -55,9 +58,29 @@ async def _ended(connection: AsyncConnection, lease: Lease, *, now: datetime) ->
     return {stage: (start, end or now) for stage, (start, end) in timings.items()}
 
 
+_RECORDED: Columns = {"outcome": dict, "cpu_seconds": float, "memory_peak_bytes": int, "verdict": dict, "host": str}
+_NOTHING = dict.fromkeys(_RECORDED)
+_RECORD = Chain(
+    {**LEASE, **_RECORDED},
+    f"""
+    UPDATE attempts SET {", ".join(f"{name} = coalesce(v.{name}, attempts.{name})" for name in _RECORDED)}
+    FROM v WHERE {_OPEN_BY_V} RETURNING attempts.task_id, attempts.vm_id
+    """,  # noqa: S608  made of our own words alone
+    returned={"task_id": str, "vm_id": str},
+    then=(
+        """
+        UPDATE vms SET host = v.host FROM v JOIN t ON t.task_id = v.task_id
+        WHERE vms.id = t.vm_id AND v.host IS NOT NULL
+        """,
+    ),
+    locked=("attempts", "attempts.task_id = given.task_id AND attempts.number = given.attempt", "attempts.task_id"),
+)
+
+
 class Attempts:
     def __init__(self, database: Database) -> None:
         self._database = database
+        self._record = guarded(database, _RECORD, "task_id")
 
     async def get(self, task_id: str, number: int) -> AttemptRow | None:
         for attempt in await self.of_task(task_id):
@@ -74,11 +97,14 @@ class Attempts:
     async def record_outcome(self, lease: Lease, outcome: Outcome, usage: Usage | None = None) -> bool:
         """How the process ended, and what it used. False: stale."""
         used = usage or Usage()
-        return await self._write(
-            lease,
-            outcome=outcome_to_json(outcome),
-            cpu_seconds=used.cpu_seconds,
-            memory_peak_bytes=used.memory_peak_bytes,
+        return await self._record(
+            {
+                **_NOTHING,
+                **given_by(lease),
+                "outcome": outcome_to_json(outcome),
+                "cpu_seconds": used.cpu_seconds,
+                "memory_peak_bytes": used.memory_peak_bytes,
+            }
         )
 
     async def record_artifacts(self, lease: Lease, artifacts: Mapping[str, str]) -> bool:
@@ -91,22 +117,11 @@ class Attempts:
 
     async def record_verdict(self, lease: Lease, verdict: Verdict) -> bool:
         """What will be said of the task once its machine is gone, by whoever sees that. False: stale."""
-        return await self._write(lease, verdict=verdict_to_json(verdict))
+        return await self._record({**_NOTHING, **given_by(lease), "verdict": verdict_to_json(verdict)})
 
     async def record_host(self, lease: Lease, host: str) -> bool:
         """On which host of the cloud the attempt's machine is; written to both. False: stale."""
-        async with self._database.writing() as connection:
-            written = update(ATTEMPTS).where(_open_by(lease)).values(host=host).returning(ATTEMPTS.c.vm_id)
-            row = (await connection.execute(written)).first()
-            if row is None:
-                return False
-            await connection.execute(update(VMS).where(VMS.c.id == row.vm_id).values(host=host))
-            return True
-
-    async def _write(self, lease: Lease, **values: object) -> bool:
-        async with self._database.writing() as connection:
-            result = await connection.execute(update(ATTEMPTS).where(_open_by(lease)).values(**values))
-            return result.rowcount == 1
+        return await self._record({**_NOTHING, **given_by(lease), "host": host})
 
     async def _merge(self, lease: Lease, column: str, more: Mapping[str, Any]) -> bool:
         async with self._database.writing() as connection:

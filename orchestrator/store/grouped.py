@@ -92,13 +92,13 @@ class Grouped(Generic[Item, Answer]):
                 future.set_result(answer)
 
 
-def guarded(database: Database, chain: Chain, key: str) -> Grouped[Mapping[str, Any], bool]:
+def guarded(database: Database, chain: Chain, key: str, *, of: str | None = None) -> Grouped[Mapping[str, Any], bool]:
     """Rows for `chain`, each told whether it was applied. `key`: the column that is given and returned, and that tells
-    rows apart."""
+    rows apart. `of`: the column of what they change, when that is another."""
 
     async def write(rows: Sequence[Mapping[str, Any]]) -> Sequence[bool]:
         async with database.writing_at_once() as connection:
             changed = {row[key] for row in await chain.run(connection, rows)}
         return [row[key] in changed for row in rows]
 
-    return Grouped(write, key=lambda row: row[key])
+    return Grouped(write, key=lambda row: row[of or key])

@@ -3,24 +3,65 @@
 from __future__ import annotations
 
 from datetime import datetime
+from typing import Any
 
-from sqlalchemy import Executable, insert, select, update
+from sqlalchemy import Executable, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from orchestrator.domain.vm import LEGAL_MOVES, VmState
 from orchestrator.store.chain import Chain, Columns
+from orchestrator.store.columns import as_utc
 from orchestrator.store.engine import Database
 from orchestrator.store.events import EventKind, vm_event, write_event
 from orchestrator.store.grouped import guarded
 from orchestrator.store.guards import legal
 from orchestrator.store.ids import new_id
-from orchestrator.store.schema import ATTEMPTS, SQL_VM_OPEN, VM_OPEN, VMS
+from orchestrator.store.schema import SQL_VM_OPEN, VM_OPEN, VMS
 from orchestrator.store.transitions import VmMoved, VmRequest
 from orchestrator.store.views import Row, VmRow, vm_view
 
 _CHANGED = "RETURNING vms.id AS vm_id, vms.task_id, vms.attempt, vms.runner_id, vms.state"
 _RETURNED: Columns = {"vm_id": str, "task_id": str, "attempt": int, "runner_id": str, "state": str}
 _IN_ORDER = ("vms", "vms.id = given.vm_id", "vms.id")
+_REQUESTED: Columns = {
+    "vm_id": str,
+    "pool": str,
+    "image_version": str,
+    "host_key": str,
+    "host_public_key": str,
+    "task_id": str,
+    "attempt": int,
+    "holder": str,
+    "runner_id": str,
+    "at": datetime,
+    "deadline_at": datetime,
+    "because": str,
+}
+_INSERT = f"""
+INSERT INTO vms (id, pool, image_version, state, host_key, host_public_key, task_id, attempt, runner_id, created_at,
+  moved_at, deadline_at)
+SELECT v.vm_id, v.pool, v.image_version, '{VmState.REQUESTED}', v.host_key, v.host_public_key, v.task_id, v.attempt,
+  v.runner_id, v.at, v.at, v.deadline_at FROM v
+"""  # noqa: S608  made of our own words alone
+_HAS_NONE = """{v}.task_id = attempts.task_id AND {v}.attempt = attempts.number AND {v}.holder = attempts.runner_id
+  AND attempts.finished_at IS NULL AND attempts.vm_id IS NULL"""
+_REQUEST = Chain(
+    _REQUESTED,
+    f"{_INSERT} JOIN attempts ON {_HAS_NONE.format(v='v')} {_CHANGED}",
+    returned=_RETURNED,
+    events=vm_event(EventKind.VM_REQUESTED),
+    then=(
+        """
+        UPDATE attempts SET vm_id = v.vm_id FROM v JOIN t ON t.vm_id = v.vm_id
+        WHERE attempts.task_id = v.task_id AND attempts.number = v.attempt
+        """,
+    ),
+    locked=("attempts", _HAS_NONE.format(v="given"), "attempts.task_id"),
+)
+_REQUEST_SPARE = Chain(
+    _REQUESTED, f"{_INSERT} WHERE true {_CHANGED}", returned=_RETURNED, events=vm_event(EventKind.VM_REQUESTED)
+)
+"""One that is for no attempt yet."""
 _KNOW = Chain(
     {"vm_id": str, "cloud_id": int, "at": datetime, "because": str},
     f"""
@@ -60,6 +101,8 @@ _MOVE = Chain(
 class Vms:
     def __init__(self, database: Database) -> None:
         self._database = database
+        self._request = guarded(database, _REQUEST, "vm_id", of="task_id")
+        self._request_spare = guarded(database, _REQUEST_SPARE, "vm_id")
         self._know = guarded(database, _KNOW, "vm_id")
         self._move = guarded(database, _MOVE, "vm_id")
 
@@ -68,36 +111,26 @@ class Vms:
 
         None: the attempt that it is for is over, or has a VM already; do not ask for one.
         """
-        vm_id, lease = new_id(now), request.lease
+        lease = request.lease
         row = {
-            "id": vm_id,
+            "vm_id": new_id(now),
             "pool": request.pool,
             "image_version": request.image_version,
-            "state": VmState.REQUESTED,
             "host_key": request.host_key,
             "host_public_key": request.host_public_key,
             "task_id": None if lease is None else lease.task_id,
             "attempt": None if lease is None else lease.attempt,
+            "holder": None if lease is None else lease.runner_id,
             "runner_id": request.runner_id,
-            "created_at": now,
-            "moved_at": now,
+            "at": now,
             "deadline_at": request.deadline_at,
+            "because": "",
         }
-        async with self._database.writing() as connection:
-            made = (await connection.execute(insert(VMS).values(row).returning(VMS))).mappings().one()
-            if lease is not None:
-                guarded = update(ATTEMPTS).where(
-                    ATTEMPTS.c.task_id == lease.task_id,
-                    ATTEMPTS.c.number == lease.attempt,
-                    ATTEMPTS.c.runner_id == lease.runner_id,
-                    ATTEMPTS.c.finished_at.is_(None),
-                    ATTEMPTS.c.vm_id.is_(None),
-                )
-                if (await connection.execute(guarded.values(vm_id=vm_id))).rowcount != 1:
-                    await connection.rollback()
-                    return None
-            await self._tell(connection, EventKind.VM_REQUESTED, made, now=now, because="")
-            return vm_view(made)
+        if not await (self._request_spare if lease is None else self._request)(row):
+            return None
+        unknown: dict[str, Any] = dict.fromkeys(VmRow.__dataclass_fields__)
+        at = {"created_at": as_utc(now), "moved_at": as_utc(now), "deadline_at": as_utc(request.deadline_at)}
+        return vm_view({**unknown, **row, **at, "id": row["vm_id"], "state": VmState.REQUESTED})
 
     async def set_cloud_id(self, vm_id: str, cloud_id: int, *, now: datetime) -> bool:
         """OpenNebula has answered. False: it has one already, or is gone. Writing the same id again is fine."""
