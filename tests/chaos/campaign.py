@@ -23,7 +23,10 @@ AT_ONCE = 4
 PAUSE_SECONDS = 0.25
 """Between one fault and the next."""
 
-START_SECONDS = 120.0
+FAULTS_PER_END = 4
+"""After so many faults one more task must be FINISHED before the next."""
+
+STANDSTILL_SECONDS = 300.0
 REVIVE_SECONDS = 0.3
 LEAVE_SECONDS = 1.0
 
@@ -58,7 +61,7 @@ async def run_campaign(
     injected: Counter[str] = Counter()
     async with asyncio.TaskGroup() as group:
         beside = [group.create_task(_keep_busy(load)), group.create_task(_revive(world))]
-        await _at_work(world)
+        await _more_ended(world, 0)
         await _inject(world, kinds, faults, random.Random(seed), injected, pause_seconds)
         for each in beside:
             each.cancel()
@@ -106,17 +109,28 @@ async def _inject(
 
     async with asyncio.TaskGroup() as going:
         while sum(injected.values()) < faults:
-            await room.acquire()
-            room.release()
-            going.create_task(one(rand.choices(names, weights)[0]))
-            await asyncio.sleep(pause_seconds)
+            ended = await _ended(world)
+            for _ in range(FAULTS_PER_END):
+                await room.acquire()
+                room.release()
+                going.create_task(one(rand.choices(names, weights)[0]))
+                await asyncio.sleep(pause_seconds)
+            await _more_ended(world, ended)
 
 
-async def _at_work(world: World) -> None:
-    """Until the first task is FINISHED."""
-    async with asyncio.timeout(START_SECONDS):
-        while not any(state is TaskState.FINISHED for _, state in await world.house.store.tasks.counts()):
-            await asyncio.sleep(0.2)
+async def _ended(world: World) -> int:
+    try:
+        counts = await world.house.store.tasks.counts()
+    except TROUBLE:  # the database is down, as it may be
+        return 0
+    return sum(many for (_, state), many in counts.items() if state is TaskState.FINISHED)
+
+
+async def _more_ended(world: World, before: int) -> None:
+    """Until one more task is FINISHED: faults that follow each other too fast would only break what stands still."""
+    async with asyncio.timeout(STANDSTILL_SECONDS):
+        while await _ended(world) <= before:
+            await asyncio.sleep(0.1)
 
 
 async def _keep_busy(load: Load) -> None:
