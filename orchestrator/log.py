@@ -38,3 +38,9 @@ def configure(level: int = logging.INFO) -> None:
     logging.getLogger("apscheduler").setLevel(
         logging.ERROR
     )  # it warns of each chore that takes longer than its interval
+
+
+def at_least(level: int) -> None:
+    """Log at this level too, whatever was configured: a service says what is wrong unasked."""
+    root = logging.getLogger()
+    root.setLevel(min(root.level, level))

@@ -3,24 +3,31 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import signal
-from collections.abc import Coroutine, Iterator
-from contextlib import AsyncExitStack, contextmanager
-from typing import Annotated, Any
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import Annotated, Any, TypeVar
 
 import typer
 
-from orchestrator import bootstrap
+from orchestrator import bootstrap, log
 from orchestrator.cli import output
 from orchestrator.cli.entry import perform
 from orchestrator.cli.submission import parse
-from orchestrator.domain.errors import NotFound
+from orchestrator.domain.errors import CloudUnreachable, DatabaseUnavailable, NotFound
 from orchestrator.provisioning.quantities import time_in_seconds
 from orchestrator.runner.loop import DRAIN_SECONDS
 from orchestrator.runner.loop import serve as serve_runner
+from orchestrator.runner.patience import back_off
 from orchestrator.scheduler.loop import CHORES
 from orchestrator.scheduler.loop import serve as serve_chores
 from orchestrator.settings import Settings
+
+_T = TypeVar("_T")
+
+_log = logging.getLogger(__name__)
 
 Limit = Annotated[int, typer.Option("--limit", min=1, help="Attempts at once.")]
 Drain = Annotated[
@@ -37,13 +44,14 @@ def up(limit: Limit = 2, drain_seconds: Drain = f"{DRAIN_SECONDS:g}") -> None:
 
     async def work() -> None:
         seconds = _drain(drain_seconds)
-        async with AsyncExitStack() as opened:
-            opened.enter_context(bootstrap.only_one(settings, "up"))
-            house = await opened.enter_async_context(bootstrap.open_house(settings))
-            tools = await opened.enter_async_context(bootstrap.open_tools(house, start_cloud=True))
-            upkeep = await opened.enter_async_context(bootstrap.open_upkeep(house, cloud=tools.cloud))
-            output.note(f"up: home {settings.home}, cloud {tools.cloud.client.endpoint}; Ctrl-C to stop")
-            with _stop_on_signals() as stop:
+        with _signals() as told:
+            async with AsyncExitStack() as opened:
+                opened.enter_context(bootstrap.only_one(settings, "up"))
+                house = await _when_there(opened, lambda: bootstrap.open_house(settings))
+                tools = await _when_there(opened, lambda: bootstrap.open_tools(house, start_cloud=True))
+                upkeep = await _when_there(opened, lambda: bootstrap.open_upkeep(house, cloud=tools.cloud))
+                output.note(f"up: home {settings.home}, cloud {tools.cloud.client.endpoint}; Ctrl-C to stop")
+                stop = told.begin()
                 await _together(
                     serve_runner(tools, stop, limit=limit, drain_seconds=seconds), serve_chores(upkeep, stop)
                 )
@@ -66,9 +74,11 @@ def runner(
 
     async def work() -> None:
         seconds = _drain(drain_seconds)
-        async with bootstrap.open_house(settings) as house, bootstrap.open_tools(house, name=name, pools=pool) as tools:
-            with _stop_on_signals() as stop:
-                await serve_runner(tools, stop, limit=limit, drain_seconds=seconds)
+        with _signals() as told:
+            async with AsyncExitStack() as opened:
+                house = await _when_there(opened, lambda: bootstrap.open_house(settings))
+                tools = await _when_there(opened, lambda: bootstrap.open_tools(house, name=name, pools=pool))
+                await serve_runner(tools, told.begin(), limit=limit, drain_seconds=seconds)
 
     perform(work())
 
@@ -78,9 +88,11 @@ def scheduler() -> None:
     settings = Settings.from_environment()
 
     async def work() -> None:
-        async with bootstrap.open_house(settings) as house, bootstrap.open_upkeep(house) as upkeep:
-            with _stop_on_signals() as stop:
-                await serve_chores(upkeep, stop)
+        with _signals() as told:
+            async with AsyncExitStack() as opened:
+                house = await _when_there(opened, lambda: bootstrap.open_house(settings))
+                upkeep = await _when_there(opened, lambda: bootstrap.open_upkeep(house))
+                await serve_chores(upkeep, told.begin())
 
     perform(work())
 
@@ -121,24 +133,60 @@ async def _together(*services: Coroutine[Any, Any, None]) -> None:
         await asyncio.gather(*running, return_exceptions=True)
 
 
+async def _when_there(opened: AsyncExitStack, what: Callable[[], AbstractAsyncContextManager[_T]]) -> _T:
+    """Open it, again and again while the database or OpenNebula does not answer; that is told whenever it is news."""
+    known = ""
+    for pause in back_off():
+        try:
+            entered = await opened.enter_async_context(what())
+        except (CloudUnreachable, DatabaseUnavailable) as trouble:
+            if str(trouble) != known:
+                _log.warning("not started yet, and tried again until it answers: %s", trouble)
+            known = str(trouble)
+        else:
+            if known:
+                _log.info("it answers now")
+            return entered
+        await asyncio.sleep(pause)
+    raise AssertionError("back_off never ends")
+
+
+@dataclass
+class _Told:
+    """What a service makes of signals: before it has begun, the first one ends it."""
+
+    stop: asyncio.Event = field(default_factory=asyncio.Event)
+    begun: bool = False
+
+    def begin(self) -> asyncio.Event:
+        """From here on the first signal sets the event, and the second cancels."""
+        self.begun = True
+        return self.stop
+
+
 @contextmanager
-def _stop_on_signals() -> Iterator[asyncio.Event]:
-    """An event that SIGTERM and SIGINT set; the second of them cancels the task that waits."""
-    stop = asyncio.Event()
+def _signals() -> Iterator[_Told]:
+    """Around a service: SIGTERM and SIGINT are heeded, trouble is told. One that is stopped before it has begun ends
+    well."""
+    log.at_least(logging.WARNING)
+    told = _Told()
     loop = asyncio.get_running_loop()
     current = asyncio.current_task()
 
-    def told() -> None:
-        if stop.is_set() and current is not None:
+    def heed() -> None:
+        if current is not None and (told.stop.is_set() or not told.begun):
             current.cancel()
-        elif not stop.is_set():
+        elif told.begun:
             output.note("stopping: what runs comes to its end first; once more to stop at once")
-            stop.set()
+        told.stop.set()
 
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, told)
+        loop.add_signal_handler(number, heed)
     try:
-        yield stop
+        yield told
+    except asyncio.CancelledError:
+        if told.begun:
+            raise
     finally:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.remove_signal_handler(number)

@@ -162,3 +162,33 @@ def test_a_scheduler_without_a_cloud_says_so(mayfly: Mayfly, tmp_path: Path) -> 
     found = doctor(elsewhere)
     assert not found["cloud"]["met"]
     assert "127.0.0.1:9" in found["cloud"]["seen"]
+
+
+def test_a_runner_and_a_scheduler_wait_for_their_cloud(tmp_path: Path) -> None:
+    environment = {"MAYFLY_HOME": str(tmp_path / "home"), "MAYFLY_DATABASE_URL": "", "ONE_XMLRPC": "", "ONE_AUTH": ""}
+    mayfly = Mayfly({**environment, "MAYFLY_LEASE_SECONDS": f"{LEASE_SECONDS:g}"})
+    with service(mayfly, "runner", "--name", "early") as runner, service(mayfly, "scheduler") as scheduler:
+        for process in (runner, scheduler):
+            assert process.stderr is not None
+            line = process.stderr.readline()
+            assert "tried again" in line and "mayfly cloud start" in line
+        assert mayfly("cloud", "start", "--hypervisor", "simulated").exit_code == 0
+        try:
+            until("the scheduler leads", lambda: f"-{scheduler.pid}-" in leader(mayfly))
+            until("the runner is alive", lambda: "early (" in doctor(mayfly)["runners"]["seen"])
+        finally:
+            assert mayfly("cloud", "stop").exit_code == 0
+
+
+@pytest.mark.parametrize("words", [("runner",), ("scheduler",)])
+def test_a_service_that_is_stopped_while_it_waits_for_its_database_ends_well(
+    mayfly: Mayfly, tmp_path: Path, words: tuple[str, ...]
+) -> None:
+    elsewhere = mayfly.with_environment(MAYFLY_DATABASE_URL=f"postgresql:///mayfly?host={tmp_path}")
+    with service(elsewhere, *words) as process:
+        assert process.stderr is not None
+        assert "the database does not answer" in process.stderr.readline()
+        process.terminate()
+        rest = process.communicate(timeout=DEADLINE)[1]
+        assert process.returncode == 0
+        assert "Traceback" not in rest
