@@ -57,11 +57,13 @@ class OpenVm:
 
 @dataclass(frozen=True, slots=True)
 class SeenVm:
-    """A machine of our installation, as OpenNebula lists it. vm_id: our id, from its tags. done: in state DONE."""
+    """A machine of our installation, as OpenNebula lists it. vm_id: our id, from its tags. done: in state DONE. off: it
+    is there, but has stopped running (it crashed, say); not one of which OpenNebula knows nothing for now."""
 
     cloud_id: int
     vm_id: str
     done: bool
+    off: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,6 +178,8 @@ class _Look:
             vm.vm_id: by_tag.get(vm.vm_id) if vm.cloud_id is None else by_id.get(vm.cloud_id) for vm in facts.vms
         }
         self._missed = {vm.vm_id for vm in facts.vms if self._is_missed(vm)}
+        stopped = [machine for machine in self.machine.values() if machine is not None and machine.off]
+        self._off = {machine.cloud_id for machine in stopped if self._twice(f"off {machine.cloud_id}")}
 
     def ran_out(self, task: HeldTask) -> bool:
         """Its lease, seen so twice."""
@@ -187,6 +191,11 @@ class _Look:
 
     def vms_of(self, task: HeldTask) -> list[OpenVm]:
         return self._vms_of[task.task_id, task.attempt]
+
+    def may_run(self, vm: OpenVm) -> bool:
+        """Its machine is there, and was not seen twice to have stopped."""
+        machine = self.machine[vm.vm_id]
+        return machine is not None and not machine.done and machine.cloud_id not in self._off
 
     def close(self, vm: OpenVm) -> Close | None:
         """If there is proof that the machine is gone."""
@@ -290,8 +299,7 @@ def _adoptable(task: HeldTask, look: _Look) -> bool:
     """Another runner may go on with it: its process may run, or has ended, in a machine that is there."""
     if task.stage not in (Stage.EXECUTING, Stage.STAGING_OUT):
         return False
-    machines = [look.machine[vm.vm_id] for vm in look.vms_of(task) if vm.state is VmState.IN_USE]
-    return any(machine is not None and not machine.done for machine in machines)
+    return any(look.may_run(vm) for vm in look.vms_of(task) if vm.state is VmState.IN_USE)
 
 
 def _alone(vm: OpenVm, look: _Look) -> Iterator[Plan]:

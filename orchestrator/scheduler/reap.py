@@ -71,7 +71,9 @@ class Reap:
         # The machines first: one that is made between the readings then has its row, and is no orphan.
         store, cloud = self._upkeep.store, self._upkeep.cloud
         seen = [
-            SeenVm(vm.id, vm.tags.get("MAYFLY_VM", ""), vm.phase is Phase.DONE)
+            SeenVm(
+                vm.id, vm.tags.get("MAYFLY_VM", ""), vm.phase is Phase.DONE, off=vm.phase in (Phase.OFF, Phase.FAILED)
+            )
             for vm in await cloud.vms(store.installation_id)
         ]
         vms = [

@@ -283,3 +283,17 @@ def test_of_two_machines_with_one_tag_one_is_its_rows_and_the_other_is_an_orphan
     assert known == (orphan,)
     one_died = twice(Facts(vms=[row(VmState.REQUESTED, None)], seen=[SeenVm(6, "v1", True), *seen])).plans
     assert one_died[0][0] == Adopt("v1", 7)
+
+
+@pytest.mark.parametrize("stage", [Stage.EXECUTING, Stage.STAGING_OUT])
+def test_a_machine_that_went_off_is_left_to_nobody_once_it_was_seen_so_twice(stage: Stage) -> None:
+    off = replace(LISTED, off=True)
+    facts = Facts([task(stage)], [row()], [off])
+    expired = Expire(task(stage), lost(stage, started=True))
+    assert twice(facts).decisions == (Destroy("v1", 7, "its runner is lost"), expired)
+    ran_before = reap(replace(facts, seen=[LISTED]), (), NOW)
+    assert reap(facts, ran_before.suspects, NOW).decisions == ()  # seen off once only: it may be on its way up again
+
+
+def test_a_machine_that_went_off_under_a_lease_is_its_runners() -> None:
+    assert twice(Facts([ALIVE], [row()], [replace(LISTED, off=True)])).decisions == ()
