@@ -160,6 +160,12 @@ class Vms:
         """All that are not DESTROYED, oldest first."""
         return await self._read(select(VMS).where(VM_OPEN).order_by(VMS.c.id))
 
+    async def open_by_pool(self) -> dict[str, int]:
+        """How many of each pool are not DESTROYED; pools without one are left out."""
+        query = select(VMS.c.pool, func.count()).where(VM_OPEN).group_by(VMS.c.pool)
+        async with self._database.reading() as connection:
+            return {pool: count for pool, count in await connection.execute(query)}
+
     async def of_task(self, task_id: str) -> tuple[VmRow, ...]:
         """All that a task was ever given, oldest first."""
         return await self._read(select(VMS).where(VMS.c.task_id == task_id).order_by(VMS.c.id))
