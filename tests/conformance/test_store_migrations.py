@@ -31,9 +31,9 @@ HELD = (TaskState.RUNNING, TaskState.WAITING)
 
 
 @pytest.fixture
-async def database(store_url: str) -> AsyncIterator[Database]:
-    """As `store_url` names it; nothing is in it."""
-    made = Database(store_url)
+async def database(empty_url: str) -> AsyncIterator[Database]:
+    """As `empty_url` names it; nothing is in it."""
+    made = Database(empty_url)
     await made.prepare()
     yield made
     await made.close()
@@ -158,12 +158,12 @@ async def test_migrations_make_what_the_tables_say(database: Database) -> None:
         assert made == await connection.run_sync(shape)
 
 
-async def test_a_database_in_use_is_brought_up_with_all_that_is_in_it(database: Database, store_url: str) -> None:
+async def test_a_database_in_use_is_brought_up_with_all_that_is_in_it(database: Database, empty_url: str) -> None:
     await migrated(database, to_first)
     await migrated(database, fill)
     async with database.reading() as connection:
         before = await connection.run_sync(rows)
-    async with await Store.open(store_url) as store:
+    async with await Store.open(empty_url) as store:
         async with database.reading() as connection:
             assert await connection.run_sync(rows) == before
         assert store.installation_id == "mine"
@@ -199,7 +199,7 @@ async def test_a_database_in_use_is_brought_up_with_all_that_is_in_it(database: 
 
 
 async def test_a_database_in_use_is_taken_back_with_what_the_old_schema_knows(
-    database: Database, store_url: str
+    database: Database, empty_url: str
 ) -> None:
     await migrated(database, to_first)
     async with database.reading() as connection:
@@ -213,7 +213,7 @@ async def test_a_database_in_use_is_taken_back_with_what_the_old_schema_knows(
         assert await connection.run_sync(rows) == before
         assert await connection.run_sync(shape) == first
         assert await connection.run_sync(revision) == "0001"
-    async with await Store.open(store_url) as store:
+    async with await Store.open(empty_url) as store:
         one = await submit(store, spec(), now=T0)
         await store.tasks.submit(spec(), now=T0, deadline_at=T0 + DAY, idempotency_key="k", frontend="them")
         await store.schedules.list()
@@ -226,7 +226,7 @@ async def test_a_database_in_use_is_taken_back_with_what_the_old_schema_knows(
         assert found == len(TaskState) + 2
 
 
-async def test_a_migration_that_fails_changes_nothing(database: Database, store_url: str) -> None:
+async def test_a_migration_that_fails_changes_nothing(database: Database, empty_url: str) -> None:
     await migrated(database, to_first)
     await migrated(database, fill)
     async with database.changing() as connection:
@@ -234,28 +234,28 @@ async def test_a_migration_that_fails_changes_nothing(database: Database, store_
     async with database.reading() as connection:
         before = await connection.run_sync(rows), await connection.run_sync(shape)
     with pytest.raises(Exception, match="already exists"):
-        await Store.open(store_url)
+        await Store.open(empty_url)
     async with database.reading() as connection:
         assert before == (await connection.run_sync(rows), await connection.run_sync(shape))
         assert await connection.run_sync(revision) == "0001"
 
 
-async def test_a_newer_schema_is_refused_untouched(database: Database, store_url: str) -> None:
-    async with await Store.open(store_url) as store:
+async def test_a_newer_schema_is_refused_untouched(database: Database, empty_url: str) -> None:
+    async with await Store.open(empty_url) as store:
         assert (await store.describe()).endswith("schema 0002")
     async with database.writing() as connection:
         await connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
     with pytest.raises(NotPossible, match=r"newer Mayfly: its schema is 9999.*(another MAYFLY_HOME)") as refused:
-        await Store.open(store_url)
+        await Store.open(empty_url)
     assert refused.value.field == "MAYFLY_DATABASE_URL"
     async with database.reading() as connection:
         assert await connection.run_sync(revision) == "9999"
 
 
-async def test_several_that_open_an_old_database_migrate_it_once(database: Database, store_url: str) -> None:
+async def test_several_that_open_an_old_database_migrate_it_once(database: Database, empty_url: str) -> None:
     await migrated(database, to_first)
     await migrated(database, fill)
-    stores = await asyncio.gather(*(Store.open(store_url) for _ in range(4)))
+    stores = await asyncio.gather(*(Store.open(empty_url) for _ in range(4)))
     for store in stores:
         assert len(await store.tasks.list()) == len(TaskState)
         assert (await store.vms.open())[0].state is VmState.IN_USE
