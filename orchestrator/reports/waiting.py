@@ -79,7 +79,7 @@ class Line:
     async def _queue(self, pool: str) -> QueueRow | None:
         if self._queues is None:
             self._queues = {queue.pool: queue for queue in await self._store.queues.list()}
-            self._open_vms = Counter(vm.pool for vm in await self._store.vms.open())
+            self._open_vms = Counter(await self._store.vms.open_by_pool())
         return self._queues.get(pool)
 
     async def _rank(self, task: TaskRow) -> int | None:

@@ -91,7 +91,7 @@ class Placing:
         return max(0.0, self._read_at + self._good_for - asyncio.get_running_loop().time())
 
     async def _read(self, under_way: Mapping[str, int]) -> None:
-        self._open = Counter(vm.pool for vm in await self._tools.store.vms.open())
+        self._open = Counter(await self._tools.store.vms.open_by_pool())
         try:
             capacity = await self._ask()
         except (CloudError, TimeoutError) as trouble:

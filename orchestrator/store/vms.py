@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Executable, select
+from sqlalchemy import Executable, func, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from orchestrator.domain.vm import LEGAL_MOVES, VmState
@@ -164,7 +164,7 @@ class Vms:
         """How many of each pool are not DESTROYED; pools without one are left out."""
         query = select(VMS.c.pool, func.count()).where(VM_OPEN).group_by(VMS.c.pool)
         async with self._database.reading() as connection:
-            return {pool: count for pool, count in await connection.execute(query)}
+            return {row[0]: row[1] for row in await connection.execute(query)}
 
     async def of_task(self, task_id: str) -> tuple[VmRow, ...]:
         """All that a task was ever given, oldest first."""

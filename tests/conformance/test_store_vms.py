@@ -175,3 +175,13 @@ async def test_no_state_but_the_last_is_without_a_deadline_and_that_one_has_proo
         if state is not VmState.DESTROYED:
             with pytest.raises(ValueError, match="needs a deadline"):
                 VmMoved("v", state, None)
+
+
+async def test_open_machines_are_counted_by_pool(store: Store, lease: Lease) -> None:
+    assert await store.vms.open_by_pool() == {}
+    vm = await requested(store, lease)
+    assert await store.vms.open_by_pool() == {"small": 1}
+    await moved(store, vm, VmState.DESTROYING, None)
+    assert await store.vms.open_by_pool() == {"small": 1}
+    assert await store.vms.move(to(vm, VmState.DESTROYED, None), now=at(3))
+    assert await store.vms.open_by_pool() == {}
