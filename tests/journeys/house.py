@@ -41,7 +41,7 @@ from orchestrator.scheduler.upkeep import Chore, Upkeep
 from orchestrator.settings import LEASE_SECONDS, Settings
 from orchestrator.store import Store, TaskRow
 
-DEADLINE = 30.0
+DEADLINE = 120.0
 KNOBS = CloudSettings(
     scheduler_interval=0.01,
     visible_delay=(0.001, 0.003),
