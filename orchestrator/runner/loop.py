@@ -24,6 +24,7 @@ from orchestrator.runner.lease import Hold
 from orchestrator.runner.patience import TROUBLE, back_off, see_through
 from orchestrator.runner.placing import Placing
 from orchestrator.runner.progress import Progress, Transfer
+from orchestrator.runner.steadiness import Steadiness
 from orchestrator.runner.tools import Tools
 from orchestrator.store import Claim, Store, Wakeups
 
@@ -117,6 +118,7 @@ class _Runner:
         self._placing = placing
         self._running: dict[asyncio.Task[Verdict | None], Progress] = {}
         self._adopt_at = 0.0
+        self._steadiness = Steadiness(tools.lease_seconds)
         self._freed = asyncio.Event()
         """An attempt has ended since we looked."""
 
@@ -130,6 +132,7 @@ class _Runner:
                     taken = await see_through(self._take(), seconds=TAKE_SECONDS)
                 except TROUBLE as trouble:
                     _log.warning("cannot take tasks: %s", trouble)
+                    self._steadiness.outage(monotonic=asyncio.get_running_loop().time())
                     await asyncio.wait([stopping], timeout=next(pauses))
                     continue
                 pauses = back_off()
@@ -167,15 +170,17 @@ class _Runner:
         return bool(taken)
 
     async def _adopt(self, tools: Tools, free: int) -> tuple[Claim, ...]:
-        now = asyncio.get_running_loop().time()
-        if now < self._adopt_at:
+        monotonic, now = asyncio.get_running_loop().time(), tools.store.clock.now()
+        if monotonic < self._adopt_at:
             return ()
-        self._adopt_at = now + min(POLL_SECONDS, tools.lease_seconds / BEATS_PER_LEASE)
+        self._adopt_at = monotonic + min(POLL_SECONDS, tools.lease_seconds / BEATS_PER_LEASE)
+        if not self._steadiness.holds(monotonic=monotonic, now=now):
+            return ()
         return await tools.store.tasks.adopt(
             tools.runner_id,
             tuple(tools.pools),
             lease_seconds=tools.lease_seconds,
-            now=tools.store.clock.now(),
+            now=now,
             up_to=free,
         )
 

@@ -7,6 +7,7 @@ import dataclasses
 import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from orchestrator.domain.vm import VmState
 from orchestrator.runner.loop import registered, serve
 from orchestrator.runner.tools import Tools
 from orchestrator.store import TaskRow
+from orchestrator.store.clock import Clock
 from tests.journeys.house import POOL, House, make_house, until
 from tests.journeys.processes import killed, runner_process, stopped
 from tests.postgres import binaries, running_server
@@ -97,6 +99,30 @@ async def test_an_attempt_whose_runner_lives_is_left_alone(house: House) -> None
     assert attempt.runner_id == owner
     kinds = [event.kind for event in await house.store.events.list(task_id=task.id)]
     assert "task.adopted" not in kinds
+
+
+async def test_a_clock_that_jumps_takes_no_attempt_from_a_runner_that_lives(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All leases look old after it, until those who hold them have beaten again."""
+    ahead, real = timedelta(0), Clock.now
+    monkeypatch.setattr(Clock, "now", lambda clock: real(clock) + ahead)
+    task = await house.submit(LONG, outputs=("*",))
+    stop = asyncio.Event()
+    first = asyncio.create_task(serve(house.tools, stop, limit=1))
+    await house.printed(task, b"one\n")
+    async with another_runner(house) as other:
+        sees = await house.submit("true")  # by the other, for the first is full
+        await house.over(sees)
+        ahead = timedelta(seconds=house.tools.lease_seconds + 10)
+        assert await house.expired(task)
+        done = await house.over(task)
+    stop.set()
+    await first
+    assert (done.state, done.attempt) == (TaskState.FINISHED, 1)
+    for each, owner in ((task, house.tools.runner_id), (sees, other)):
+        [attempt] = await house.store.attempts.of_task(each.id)
+        assert attempt.runner_id == owner
 
 
 async def test_a_process_that_ended_while_nobody_followed(house: House) -> None:
