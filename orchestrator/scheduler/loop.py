@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 
@@ -19,6 +20,9 @@ from orchestrator.scheduler.reap import Reap
 from orchestrator.scheduler.schedules import Schedules
 from orchestrator.scheduler.sweep import Sweep
 from orchestrator.scheduler.upkeep import TROUBLE, Chore, Upkeep
+
+CLOCK_SECONDS = 1.0
+"""How often the wall clock is looked at, and how far it may be off by then."""
 
 _log = logging.getLogger(__name__)
 
@@ -62,13 +66,28 @@ async def _act(upkeep: Upkeep, leadership: Leadership, stop: asyncio.Event) -> N
             next_run_time=datetime.now(UTC),
         )
     scheduler.start()
+    watching = asyncio.create_task(_watch_the_clock(scheduler), name="watch the clock")
     try:
         await leadership.kept(stop)
     finally:
+        watching.cancel()
         ending = asyncio.gather(*(each.end() for each in rounds))
         scheduler.shutdown(wait=False)
         await ending
         await leadership.settled()
+
+
+async def _watch_the_clock(scheduler: AsyncIOScheduler) -> None:
+    """APScheduler goes by the wall clock: when that is put back, a chore would be due hours from now. So every chore is
+    due at once when it has jumped."""
+    ahead = time.time() - time.monotonic()
+    while True:
+        await asyncio.sleep(CLOCK_SECONDS)
+        was, ahead = ahead, time.time() - time.monotonic()
+        if abs(ahead - was) > CLOCK_SECONDS:
+            _log.warning("the clock has jumped by %+.0f s: every chore is due now", ahead - was)
+            for job in scheduler.get_jobs():
+                job.modify(next_run_time=datetime.now(UTC))
 
 
 class _Rounds:

@@ -7,7 +7,7 @@ from collections import Counter
 from datetime import timedelta
 from pathlib import Path
 
-from orchestrator.domain.task import TaskSpec, TaskState
+from orchestrator.domain.task import TaskSpec, TaskState, Terms
 from orchestrator.localcloud.hypervisors.runs import read_runs
 from tests.chaos.campaign import run_campaign
 from tests.chaos.counts import runs_by_task
@@ -26,6 +26,21 @@ async def test_a_short_campaign_breaks_no_promise(tmp_path: Path):
     assert result.injected >= 40
     assert (counts.lost, counts.twice, counts.leaked, counts.stuck) == ([], [], [], [])
     assert counts.starts > 0
+
+
+async def test_a_scheduler_goes_on_when_its_clock_was_ahead_for_a_while(tmp_path: Path):
+    async with make_world(tmp_path, SIMULATED, seed=1, start=False) as world:
+        store, scheduler = world.house.store, world.schedulers[0]
+        scheduler.start()
+        for ahead in (7200.0, 0.0):
+            scheduler.clock.jump(ahead)
+            now = store.clock.now()
+            terms = Terms(not_before=now + timedelta(seconds=1))
+            spec = TaskSpec(pool=POOL, command=("true",), terms=terms)
+            task = await store.tasks.submit(spec, now=now, deadline_at=now + timedelta(days=1))
+            async with asyncio.timeout(120):
+                while (await store.tasks.get(task.id)).admitted_at is None:
+                    await asyncio.sleep(0.1)
 
 
 async def _over(world: World, tasks: int) -> None:
