@@ -162,7 +162,7 @@ async def open_tools(
         us = registered(house.store, tuple(served) if serves else (), name=name)
         runner_id = await opened.enter_async_context(us)
         if serves:
-            reread = _reread_pools(house.settings, served, pools)
+            reread = _reread_pools(house, runner_id, served, pools)
             await opened.enter_async_context(beside(reread, "read the inventory again"))
         yield Tools(
             runner_id=runner_id,
@@ -177,24 +177,27 @@ async def open_tools(
         )
 
 
-async def _reread_pools(settings: Settings, served: dict[str, Pool], names: Collection[str] | None) -> None:
-    """Renew `served` in place when the inventory changes. One that cannot be read changes nothing."""
-    told = ""
+async def _reread_pools(house: House, runner_id: str, served: dict[str, Pool], names: Collection[str] | None) -> None:
+    """Renew `served` in place when the inventory changes, and say so in the runner's row. One that cannot be read
+    changes nothing."""
+    told, written = "", tuple(served)
     while True:
         await asyncio.sleep(INVENTORY_SECONDS)
         try:
-            found = await load_pools(settings)
+            found = await load_pools(house.settings)
+            now = {name: pool for name, pool in found.items() if names is None or name in names}
+            if now != served:
+                _log.info("the inventory has changed; pools: %s", ", ".join(now))
+                served.clear()
+                served.update(now)
+            if tuple(served) != written:
+                await house.store.runners.serves(runner_id, tuple(served))
+                written = tuple(served)
+            told = ""
         except (MayflyError, OSError) as problem:
             if str(problem) != told:
-                _log.warning("the inventory is left as it was read before: %s", problem)
+                _log.warning("a change of the inventory is not followed yet: %s", problem)
             told = str(problem)
-            continue
-        told = ""
-        now = {name: pool for name, pool in found.items() if names is None or name in names}
-        if now != served:
-            _log.info("the inventory has changed; pools: %s", ", ".join(now))
-            served.clear()
-            served.update(now)
 
 
 @asynccontextmanager

@@ -57,6 +57,12 @@ class Runners:
             guarded = update(RUNNERS).where(RUNNERS.c.id == runner_id, RUNNERS.c.left_at.is_(None))
             return (await connection.execute(guarded.values(heartbeat_at=now))).rowcount == 1
 
+    async def serves(self, runner_id: str, pools: Collection[str]) -> bool:
+        """It takes tasks of these pools from now on. False: no such runner, or it has left."""
+        async with self._database.writing() as connection:
+            here = update(RUNNERS).where(RUNNERS.c.id == runner_id, RUNNERS.c.left_at.is_(None))
+            return (await connection.execute(here.values(pools=list(pools)))).rowcount == 1
+
     async def drain(self, runner_id: str, *, now: datetime) -> bool:
         """It takes no more tasks. False: no such runner, or it drains or has left already."""
         async with self._database.writing() as connection:

@@ -87,3 +87,11 @@ async def test_what_a_runner_holds_stays_its_own_while_it_drains(store: Store) -
     assert claim is not None
     assert await store.runners.drain(me.id, now=at(2))
     assert await store.tasks.heartbeat(claim.lease, lease_seconds=30, now=at(3)) is not None
+
+
+async def test_a_runner_that_serves_other_pools_from_now_on(store: Store) -> None:
+    me = await store.runners.register(name="one", host="here", pid=1, pools=["small"], now=at(0))
+    assert await store.runners.serves(me.id, ["big", "large"])
+    assert [await store.runners.serving(pool, now=at(1)) for pool in ("small", "big", "large")] == [False, True, True]
+    assert await store.runners.leave(me.id, now=at(2))
+    assert not await store.runners.serves(me.id, ["small"])
