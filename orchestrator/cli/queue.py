@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -11,6 +11,7 @@ from orchestrator.cli import output
 from orchestrator.cli.entry import perform
 from orchestrator.cli.submission import AsJson
 from orchestrator.domain.errors import NotFound, NotPossible
+from orchestrator.domain.outcome import Reason
 from orchestrator.settings import Settings
 
 app = typer.Typer(no_args_is_help=True, help="The queues of tasks, one for each pool.")
@@ -28,7 +29,9 @@ def list_(as_json: AsJson = False) -> None:
         async with open_house(settings) as house:
             pools = await load_pools(settings)
             queues = {queue.pool: queue for queue in await house.store.queues.list()}
-        rows = []
+            now = await house.store.clock.sync()
+            served = {name: await house.store.runners.serving(name, now=now) for name in {*pools, *queues}}
+        rows: list[dict[str, Any]] = []
         for name in sorted({*pools, *queues}):
             queue = queues.get(name)
             rows.append(
@@ -40,6 +43,7 @@ def list_(as_json: AsJson = False) -> None:
                     "paused_because": None if queue is None else queue.paused_because,
                     "blocked_reason": None if queue is None else queue.blocked_reason,
                     "blocked_message": None if queue is None else queue.blocked_message,
+                    "served": served[name],
                 }
             )
         if as_json:
@@ -54,9 +58,14 @@ def list_(as_json: AsJson = False) -> None:
     perform(work())
 
 
-def _because(row: dict[str, object]) -> str:
+def _because(row: dict[str, Any]) -> str:
+    """The reason that must go first, as `decide.waiting` has them."""
+    if row["blocked_reason"] is Reason.NO_SUCH_POOL:
+        return str(row["blocked_message"])
     if row["paused_at"]:
         return f"paused: {row['paused_because']}" if row["paused_because"] else "paused"
+    if row["waiting"] and not row["served"]:
+        return "no runner is alive for it"
     return str(row["blocked_message"] or "")
 
 

@@ -9,15 +9,19 @@ from dataclasses import dataclass
 
 from orchestrator.decide.admission import Room
 from orchestrator.decide.waiting import Situation, Waiting, estimate_seconds, position, why
+from orchestrator.domain.outcome import Reason
 from orchestrator.domain.pool import Pool
 from orchestrator.domain.task import TaskState
 from orchestrator.store import QueueRow, Store, TaskRow, Throughput
+
+_MOVES = frozenset({Reason.IN_LINE, Reason.NO_CAPACITY, Reason.QUOTA})
+"""What passes as other tasks end. Until somebody resumes a queue or starts a runner, nobody can say how long."""
 
 
 @dataclass(frozen=True, slots=True)
 class Standing:
     """position: 1 is next; None of a task that is not in line yet. estimate_seconds: until its turn, at the pace of the
-    last hour; None where nothing is known of that."""
+    last hour; None where nothing is known of that, or the line does not move."""
 
     waiting: Waiting
     position: int | None = None
@@ -74,7 +78,9 @@ class Line:
         )
         if waiting is None:
             return None
-        return Standing(waiting, rank, None if rank is None else await self._estimate(pool, rank))
+        if rank is None or waiting.reason not in _MOVES:
+            return Standing(waiting, rank)
+        return Standing(waiting, rank, await self._estimate(pool, rank))
 
     async def _queue(self, pool: str) -> QueueRow | None:
         if self._queues is None:

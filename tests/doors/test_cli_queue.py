@@ -233,6 +233,10 @@ def test_a_queue_is_paused_resumed_and_deleted(mayfly: Mayfly) -> None:
     for _ in range(2):
         assert mayfly("queue", "pause", "other").exit_code == 0
     queues = {queue["pool"]: queue for queue in mayfly("queue", "list", "--json").json()}
+    assert not queues["small"]["served"]
+    table = mayfly("queue", "list").stdout.splitlines()
+    assert any("small" in line and "no runner is alive" in line for line in table)
+    assert any("other" in line and "paused" in line for line in table)
     assert (queues["other"]["waiting"], queues["other"]["running"], queues["small"]["waiting"]) == (1, 0, 1)
     assert queues["other"]["paused_at"] is not None
     assert queues["small"]["paused_at"] is None
