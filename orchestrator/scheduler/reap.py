@@ -28,6 +28,7 @@ from orchestrator.decide.reap import (
     reap,
 )
 from orchestrator.decide.retry import Failure, GiveUp, Retry
+from orchestrator.domain.errors import NotDestroyed
 from orchestrator.domain.outcome import Reason, Verdict
 from orchestrator.domain.pool import Pool
 from orchestrator.domain.task import Stage, TaskState
@@ -50,6 +51,8 @@ class Reap:
     def __init__(self, upkeep: Upkeep) -> None:
         self._upkeep = upkeep
         self.suspects: frozenset[str] = frozenset()
+        self._stays: dict[int, datetime] = {}
+        """Machines that were asked to end and did not, and when each is asked again."""
 
     @property
     def interval_seconds(self) -> float:
@@ -120,7 +123,7 @@ class Reap:
 
     async def _apply(self, decision: Decision) -> str:
         """Do it; say what was done, or nothing when it came too late."""
-        store, cloud = self._upkeep.store, self._upkeep.cloud
+        store = self._upkeep.store
         now = store.clock.now()
         match decision:
             case Expire(task, failure):
@@ -134,15 +137,29 @@ class Reap:
                 again = now + timedelta(seconds=AGAIN_SECONDS)
                 moved = VmMoved(vm_id, VmState.DESTROYING, None, deadline_at=again, because=because)
                 await store.vms.move(moved, now=now)
-                await cloud.terminate(cloud_id, within=TERMINATE_SECONDS)
+                if not await self._terminated(cloud_id):
+                    return ""
                 return await self._close(vm_id, f"OpenNebula says DONE of VM {cloud_id}")
             case DestroyOrphan(cloud_id, because):
-                await cloud.terminate(cloud_id, within=TERMINATE_SECONDS)
-                return f"OpenNebula's VM {cloud_id} is destroyed: {because}"
+                done = await self._terminated(cloud_id)
+                return f"OpenNebula's VM {cloud_id} is destroyed: {because}" if done else ""
             case Close(vm_id, proof):
                 return await self._close(vm_id, proof)
             case _:
                 assert_never(decision)
+
+    async def _terminated(self, cloud_id: int) -> bool:
+        """End it. False: it stayed when it was asked not long ago. Raises CloudError."""
+        now = self._upkeep.store.clock.now()
+        if self._stays.get(cloud_id, now) > now:
+            return False
+        self._stays.pop(cloud_id, None)
+        try:
+            await self._upkeep.cloud.terminate(cloud_id, within=TERMINATE_SECONDS)
+        except NotDestroyed:
+            self._stays[cloud_id] = self._upkeep.store.clock.now() + timedelta(seconds=AGAIN_SECONDS)
+            raise
+        return True
 
     async def _expire(self, held: HeldTask, failure: Failure) -> str:
         """Another attempt, or the end, as `decide.retry` says."""
