@@ -114,7 +114,7 @@ class Client:
             except lost as error:
                 if time.monotonic() + pause > give_up:
                     raise
-                log.warning("one.%s: %s; asking again", method, error)
+                log.info("one.%s: %s; asking again", method, error)  # who waits for the answer tells that it is late
             await asyncio.sleep(pause)
             pause = min(2 * pause, 1.0)
 
