@@ -32,9 +32,8 @@ def time_in_seconds(value: object) -> float:
     5400.0
     """
     seconds = 0.0
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        seconds = float(value)
-    elif isinstance(value, str) and _SECONDS.fullmatch(value.strip()):
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if isinstance(value, int | float | str) and (number or _SECONDS.fullmatch(str(value).strip())):
         seconds = float(value)
     elif isinstance(value, str) and (match := _TIME.fullmatch(value.strip())):
         days, hours, minutes, rest = (float(part or 0) for part in match.groups())
