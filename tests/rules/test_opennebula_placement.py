@@ -5,7 +5,9 @@ from dataclasses import replace
 from orchestrator.opennebula.objects import Host
 from orchestrator.opennebula.placement import choose_host
 
-HOST = Host(id=0, name="a", cluster_id=0, usable=True, cpu_free=2.0, memory_free_bytes=4 * 2**30, running_vms=0)
+HOST = Host(
+    id=0, name="a", cluster_id=0, usable=True, failed=False, cpu_free=2.0, memory_free_bytes=2**32, running_vms=0
+)
 
 
 def chosen(*hosts, cpus=1, memory=2**30, clusters=(0,)):
