@@ -63,12 +63,20 @@ class Reap:
         """Load, decide, apply; a line for each thing done. Raises CloudError when OpenNebula cannot be asked."""
         store = self._upkeep.store
         now = store.clock.now()
-        cut = await store.tasks.shorten_leases(now=now, longest_seconds=2 * self._upkeep.lease_seconds)
+        told = await self._put_right(now)
         found = reap(await self._load(now), self.suspects, now)
         self.suspects = found.suspects
         done = await asyncio.gather(*(self._carry_out(plan) for plan in found.plans))
-        told = [f"{cut} leases reached too far ahead: the clock was put back"] if cut else []
         return told + [line for lines in done for line in lines]
+
+    async def _put_right(self, now: datetime) -> list[str]:
+        """What was written at a time that the clock has been put back from."""
+        tasks, pools = self._upkeep.store.tasks, self._upkeep.pools
+        leases = await tasks.shorten_leases(now=now, longest_seconds=2 * self._upkeep.lease_seconds)
+        longest = {name: pool.retry_backoff_max_seconds for name, pool in pools.items()}
+        waits = await tasks.shorten_waits(now=now, longest_seconds=longest)
+        cut = {"leases": leases, "waits for another attempt": waits}
+        return [f"{many} {what} reached too far ahead: the clock was put back" for what, many in cut.items() if many]
 
     async def _load(self, now: datetime) -> Facts:
         # The machines first: one that is made between the readings then has its row, and is no orphan.

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from collections.abc import Mapping
+from datetime import datetime, timedelta
 from typing import Any
 
 from sqlalchemy import literal, or_, select, update
@@ -66,3 +67,14 @@ class Admitting(Room):
         if ready:
             self._bell.ring()
         return (*ready, *never)
+
+    async def shorten_waits(self, *, now: datetime, longest_seconds: Mapping[str, float]) -> int:
+        """Cut what tasks that were tried wait for their next attempt to the longest of their pool, since a clock jumped
+        back: how many."""
+        cut = 0
+        async with self._database.writing() as connection:
+            for pool, seconds in longest_seconds.items():
+                most = now + timedelta(seconds=seconds)
+                waits = (PENDING, TASKS.c.not_before > most, TASKS.c.attempt > 0, TASKS.c.pool == pool)
+                cut += (await connection.execute(update(TASKS).where(*waits).values(not_before=most))).rowcount
+        return cut

@@ -18,9 +18,12 @@ ON CONFLICT (name) DO UPDATE SET
   term = CASE WHEN leaders.holder = excluded.holder AND leaders.expires_at > :now
     THEN leaders.term ELSE leaders.term + 1 END,
   holder = excluded.holder, expires_at = excluded.expires_at
-WHERE leaders.holder = excluded.holder OR leaders.expires_at <= :now
+WHERE leaders.holder = excluded.holder OR leaders.expires_at <= :now OR leaders.expires_at > :longest
 RETURNING term
 """)
+LONGEST_SECONDS = 60.0
+"""No leader's lease is longer. One that ends later than so long from now was taken before the clock was put back, and
+keeps nobody from leading."""
 
 
 class Leaders:
@@ -28,9 +31,13 @@ class Leaders:
         self._database = database
 
     async def lead(self, name: str, holder: str, *, seconds: float, now: datetime) -> int | None:
-        """Lead, or go on leading, for so long: the term, which is a new one whenever the lease had run out. None:
-        another leads."""
-        instants = {"now": now, "until": now + timedelta(seconds=seconds)}
+        """Lead, or go on leading, for so long, at most LONGEST_SECONDS: the term, which is a new one whenever the lease
+        had run out. None: another leads."""
+        instants = {
+            "now": now,
+            "until": now + timedelta(seconds=min(seconds, LONGEST_SECONDS)),
+            "longest": now + timedelta(seconds=LONGEST_SECONDS),
+        }
         asked = _LEAD.bindparams(
             *(bindparam(key, type_=UtcDateTime) for key in instants),
             *(bindparam(key, type_=SafeWord) for key in ("name", "holder")),

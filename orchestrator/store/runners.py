@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from datetime import datetime, timedelta
 
-from sqlalchemy import insert, select, update
+from sqlalchemy import ColumnElement, insert, select, update
 
 from orchestrator.domain.errors import NotPossible
 from orchestrator.store.engine import Database
@@ -40,7 +40,7 @@ class Runners:
         async with self._database.writing() as connection:
             # One at a time: two would not see each other.
             await connection.execute(select(INSTALLATION.c.id).with_for_update())
-            alive = namesake & (RUNNERS.c.heartbeat_at >= now - timedelta(seconds=ALIVE_SECONDS))
+            alive = namesake & _beat_within(ALIVE_SECONDS, now)
             other = (await connection.execute(select(RUNNERS).where(alive))).first()
             if other is not None:
                 problem = f"a runner {name!r} is at work, process {other.pid} on {other.host}"
@@ -92,8 +92,13 @@ class Runners:
 
     async def alive(self, *, now: datetime, within_seconds: float = ALIVE_SECONDS) -> tuple[RunnerRow, ...]:
         """Those that have not left and whose last heartbeat is at most `within_seconds` old, oldest first."""
-        since = now - timedelta(seconds=within_seconds)
-        query = select(RUNNERS).where(RUNNERS.c.left_at.is_(None), RUNNERS.c.heartbeat_at >= since)
+        query = select(RUNNERS).where(RUNNERS.c.left_at.is_(None), _beat_within(within_seconds, now))
         async with self._database.reading() as connection:
             rows = (await connection.execute(query.order_by(RUNNERS.c.id))).mappings()
             return tuple(runner_view(row) for row in rows)
+
+
+def _beat_within(seconds: float, now: datetime) -> ColumnElement[bool]:
+    """A heartbeat from further ahead than that was before the clock was put back, and says nothing."""
+    about = timedelta(seconds=seconds)
+    return RUNNERS.c.heartbeat_at.between(now - about, now + about)

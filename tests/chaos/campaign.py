@@ -27,6 +27,7 @@ FAULTS_PER_END = 4
 """After so many faults one more task must be FINISHED before the next."""
 
 STANDSTILL_SECONDS = 300.0
+TELL_EVERY = 50
 REVIVE_SECONDS = 0.3
 LEAVE_SECONDS = 1.0
 
@@ -106,6 +107,8 @@ async def _inject(
                 done = False
             if done:
                 injected[name] += 1
+                if (so_far := injected.total()) % TELL_EVERY == 0:
+                    print(f"  {so_far} faults", flush=True)
 
     async with asyncio.TaskGroup() as going:
         while sum(injected.values()) < faults:

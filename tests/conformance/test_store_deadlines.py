@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import json
 import os
 import sqlite3
@@ -121,6 +122,33 @@ async def test_leases_from_the_future_are_cut_and_no_others(store: Store) -> Non
     held = (await store.tasks.get(tasks[2].id)).lease
     assert held is not None
     assert await store.tasks.heartbeat(held, lease_seconds=30, now=T0 - YEAR) is not None, "it is still this runner's"
+
+
+async def test_after_the_clock_was_put_back_no_next_attempt_waits_longer_than_its_pool_has_it(store: Store) -> None:
+    claim = await claimed(store)
+    later = await submit(store, spec(terms=Terms(not_before=T0 + YEAR)), now=T0)
+    assert await store.tasks.requeue(
+        dataclasses.replace(retried(claim.lease, Reason.UNREACHABLE), not_before=at(7200)), now=at(7100)
+    )
+    assert await store.tasks.shorten_waits(now=at(0), longest_seconds={"small": 7200, "other": 1}) == 0
+    assert await store.tasks.shorten_waits(now=at(0), longest_seconds={"small": 300}) == 1
+    assert (await store.tasks.get(claim.task.id)).not_before == at(300)
+    assert (await store.tasks.get(later.id)).not_before == T0 + YEAR, "that is when its submitter wants it"
+    assert await store.tasks.admit(now=at(300)) == (claim.task.id,)
+
+
+async def test_after_the_clock_was_put_back_nobody_leads_from_the_future(store: Store) -> None:
+    assert await store.leaders.lead("chores", "before", seconds=15, now=at(7200)) == 1
+    assert await store.leaders.lead("chores", "after", seconds=15, now=at(7190)) is None
+    assert await store.leaders.lead("chores", "after", seconds=15, now=at(0)) == 2
+    assert await store.leaders.lead("chores", "before", seconds=15, now=at(1)) is None
+
+
+async def test_after_the_clock_was_put_back_a_heartbeat_from_the_future_says_nothing(store: Store) -> None:
+    await store.runners.register(name="one", host="here", pid=1, pools=["small"], now=at(7200))
+    assert [each.name for each in await store.runners.alive(now=at(7190))] == ["one"]
+    assert await store.runners.alive(now=at(0)) == ()
+    assert not await store.runners.serving("small", now=at(0))
 
 
 # A process that tells what time it is by the store, by itself, and after its wall clock has jumped.
