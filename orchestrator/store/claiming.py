@@ -36,7 +36,8 @@ _ROWS = select(TASKS).where(TASKS.c.id.in_(bindparam("ids", expanding=True)))
 _QUEUES = f"""
 SELECT queues.pool, queues.turn FROM queues
 WHERE queues.pool IN ({{POOLS}}) AND queues.paused_at IS NULL
-  AND EXISTS (SELECT 1 FROM tasks WHERE {SQL_READY} AND tasks.pool = queues.pool)
+  AND (SELECT 1 FROM tasks WHERE {SQL_READY} AND tasks.pool = queues.pool
+    ORDER BY tasks.pool, tasks.priority, tasks.frontend, tasks.id LIMIT 1) = 1
 ORDER BY queues.pool {{LOCKED}}
 """  # noqa: S608  made of our own words alone
 _LOCK = {

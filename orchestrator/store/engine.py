@@ -43,8 +43,10 @@ _CONNECT = {
     "keepalives_count": "3",
     "tcp_user_timeout": "30000",
     # Nobody waits for ever for a row, and no process that was stopped in the middle of a transaction keeps others out.
-    # Compiling a query takes longer than any of ours does.
-    "options": f"-c jit=off -c lock_timeout={BUSY_TIMEOUT_MS} -c idle_in_transaction_session_timeout={BUSY_TIMEOUT_MS}",
+    # Compiling a query takes longer than any of ours does. There is an index for each of them, and the planner, which
+    # cannot know how few rows a document brings, is not to read a whole table for three.
+    "options": f"-c jit=off -c enable_seqscan=off -c lock_timeout={BUSY_TIMEOUT_MS} "
+    f"-c idle_in_transaction_session_timeout={BUSY_TIMEOUT_MS}",
 }
 
 

@@ -10,7 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from orchestrator.domain.vm import LEGAL_MOVES, VmState
 from orchestrator.store.chain import Chain, Columns
-from orchestrator.store.columns import as_utc
+from orchestrator.store.columns import as_utc, shown
 from orchestrator.store.engine import Database
 from orchestrator.store.events import EventKind, vm_event, write_event
 from orchestrator.store.grouped import guarded
@@ -129,6 +129,7 @@ class Vms:
         if not await (self._request_spare if lease is None else self._request)(row):
             return None
         unknown: dict[str, Any] = dict.fromkeys(VmRow.__dataclass_fields__)
+        row |= {name: shown(value) for name, value in row.items() if isinstance(value, str)}  # as it is kept
         at = {"created_at": as_utc(now), "moved_at": as_utc(now), "deadline_at": as_utc(request.deadline_at)}
         return vm_view({**unknown, **row, **at, "id": row["vm_id"], "state": VmState.REQUESTED})
 
