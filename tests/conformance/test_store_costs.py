@@ -15,7 +15,7 @@ from sqlalchemy import event, text
 from orchestrator.domain.task import Terms
 from orchestrator.store import Store
 from orchestrator.store.schema import TASKS
-from tests.conformance.queueing import DAY, T0, at, runner, spec, submit, take
+from tests.conformance.queueing import T0, at, runner, spec, submit, take
 
 FEW, MANY = 100, 20_000
 LATER = Terms(not_before=T0 + timedelta(days=99))
