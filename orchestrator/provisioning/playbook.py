@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
+import signal
 import sys
 import tempfile
 import threading
@@ -23,6 +24,7 @@ from orchestrator.domain.errors import NotPossible
 from orchestrator.settings import data_root
 
 _LOG_LINES = 200
+_CONTROL_PATH = "ANSIBLE_SSH_CONTROL_PATH_DIR"
 _MESSAGE_CHARACTERS = 2000
 
 
@@ -102,6 +104,8 @@ async def run_playbook(
             stop.set()
             await asyncio.wait([work])
             raise
+        finally:
+            await asyncio.to_thread(_end_workers, Path(folder))
     return watch.result(status)
 
 
@@ -130,6 +134,18 @@ def _run(
     return str(runner.status)
 
 
+def _end_workers(folder: Path) -> None:
+    """End what a play that was stopped has left: Ansible's workers are sessions of their own, and ansible-runner ends
+    the main process's group alone. They are told by the environment that this run gave them."""
+    given = os.fsencode(f"{_CONTROL_PATH}={environment(folder)[_CONTROL_PATH]}")
+    for process in Path("/proc").iterdir():
+        try:
+            if process.name.isdigit() and given in (process / "environ").read_bytes().split(b"\0"):
+                os.kill(int(process.name), signal.SIGKILL)
+        except OSError:  # gone, or not ours
+            continue
+
+
 def environment(folder: Path) -> dict[str, str]:
     """What Ansible is told by its environment. The site's own `ANSIBLE_CONFIG` wins over ours; the Ansible installed
     beside this Python wins over others. Raises NotPossible when there is none."""
@@ -139,7 +155,7 @@ def environment(folder: Path) -> dict[str, str]:
     return {
         "ANSIBLE_CONFIG": os.environ.get("ANSIBLE_CONFIG") or str(data_root() / "ansible.cfg"),
         "ANSIBLE_ROLES_PATH": str(data_root() / "playbooks" / "roles"),
-        "ANSIBLE_SSH_CONTROL_PATH_DIR": str(folder / "ssh"),
+        _CONTROL_PATH: str(folder / "ssh"),
         "ANSIBLE_NOCOLOR": "1",
         "PATH": path,
     }
