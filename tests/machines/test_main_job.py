@@ -181,7 +181,7 @@ def test_ctrl_c_cancels_and_cleans_up(mayfly: Mayfly, cloud: TestCloud) -> None:
 
 
 def test_a_machine_that_powers_itself_off_loses_the_task_and_says_so(mayfly: Mayfly, cloud: TestCloud) -> None:
-    with mayfly.running("run", "--", "sh", "-c", "echo ready; sleep 99") as process:
+    with mayfly.running("run", "--delivery", "at_most_once", "--", "sh", "-c", "echo ready; sleep 99") as process:
         [vm] = cloud.machines()
         cloud.client().vm.action("poweroff-hard", vm)
         _, stderr = process.communicate(timeout=120)
