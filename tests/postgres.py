@@ -21,7 +21,8 @@ from urllib.parse import quote
 DEBIAN = Path("/usr/lib/postgresql")
 ACCOUNT = "postgres"
 SECONDS = 60.0
-FAST = ("fsync=off", "synchronous_commit=off", "full_page_writes=off")
+FAST = ("fsync=off", "full_page_writes=off")
+"""What is acknowledged survives the end of the server, though not of the machine."""
 
 
 def binaries() -> Path | None:
