@@ -49,7 +49,7 @@ def show(title: str, seed: int, result: Result) -> None:
 
 async def simulated(folder: Path, faults: int, seed: int) -> Result:
     async with make_world(folder, SIMULATED, seed) as world:
-        return await run_campaign(world, SIMULATED_FAULTS, faults=faults, seed=seed, in_flight=14, settle_seconds=180)
+        return await run_campaign(world, SIMULATED_FAULTS, faults=faults, seed=seed, in_flight=14, settle_seconds=400)
 
 
 async def real(folder: Path, faults: int, seed: int) -> Result:

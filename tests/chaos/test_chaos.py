@@ -21,7 +21,7 @@ DEADLINE = 400.0
 
 async def test_a_short_campaign_breaks_no_promise(tmp_path: Path):
     async with make_world(tmp_path, SIMULATED, seed=7) as world:
-        result = await run_campaign(world, SIMULATED_FAULTS, faults=40, seed=7, in_flight=12, settle_seconds=120)
+        result = await run_campaign(world, SIMULATED_FAULTS, faults=40, seed=7, in_flight=12, settle_seconds=360)
     counts = result.counts
     assert result.injected >= 40
     assert (counts.lost, counts.twice, counts.leaked, counts.stuck) == ([], [], [], [])
