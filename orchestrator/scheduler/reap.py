@@ -38,7 +38,7 @@ from orchestrator.scheduler.upkeep import TROUBLE, Upkeep
 from orchestrator.store import AttemptRow, EventKind, Finished, Lease, Requeued, TaskRow, VmMoved
 
 TERMINATE_SECONDS = 25.0
-"""Longer than a VM on its way to DONE is waited for before it counts as stuck (20 s), so that it is recovered at once."""
+"""Longer than it takes for a VM on its way to DONE to count as stuck (20 s), so that it is recovered at once."""
 AGAIN_SECONDS = 60.0
 LONGEST_INTERVAL_SECONDS = 20.0
 EVERYTHING = 1_000_000
