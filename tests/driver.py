@@ -41,8 +41,10 @@ class Mayfly:
         return Path(self.environment["MAYFLY_HOME"])
 
     def start(self, *words: str | Path, cwd: Path = ROOT) -> subprocess.Popen[str]:
+        # As a shell starts what a person types: in the background SIGINT is ignored, and that is inherited.
+        command = ["env", "--default-signal=INT", sys.executable, "-m", "orchestrator"]
         return subprocess.Popen(
-            [sys.executable, "-m", "orchestrator", *map(str, words)],
+            [*command, *map(str, words)],
             cwd=cwd,
             env={**os.environ, **self.environment},
             stdin=subprocess.DEVNULL,
