@@ -23,7 +23,6 @@ from orchestrator.runner.machine import Machine, destroy
 from orchestrator.runner.patience import persist, see_through
 from orchestrator.runner.progress import Progress
 from orchestrator.runner.tools import Tools
-from orchestrator.store import EventKind
 
 AT_ONCE_SECONDS = 15.0
 """How long a runner that is stopped at once takes to hand over what it began."""
@@ -155,8 +154,7 @@ class Ending:
     async def _earlier(self) -> tuple[Reason, ...]:
         """Why the task went back to its queue before."""
         store, task_id = self._tools.store, self._progress.lease.task_id
-        events = await persist(lambda: store.events.list(task_id=task_id), "reading the events")
-        return tuple(Reason(event.data["reason"]) for event in events if event.kind == EventKind.TASK_REQUEUED)
+        return await persist(lambda: store.events.requeue_reasons(task_id), "reading the events")
 
     async def _when_stopped(self) -> _End:
         """The runner ends at once. A process that runs is left to another runner; what had not begun begins anew."""

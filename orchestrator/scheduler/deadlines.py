@@ -33,8 +33,8 @@ class Deadlines:
             verdict = overdue(task.state, task.stage, None, "" if standing is None else standing.waiting.message)
             done = await store.tasks.end_overdue(task, verdict.message, now=store.clock.now())
             return verdict.message if done else ""
-        attempts = await store.attempts.of_task(task.id)
-        recorded = next((each.verdict for each in attempts if each.number == lease.attempt), None)
+        attempt = await store.attempts.get(task.id, lease.attempt)
+        recorded = None if attempt is None else attempt.verdict
         verdict = overdue(task.state, task.stage, recorded)
         if recorded is None:
             done = await store.tasks.end_overdue(task, verdict.message, now=store.clock.now())

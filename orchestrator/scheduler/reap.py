@@ -29,13 +29,13 @@ from orchestrator.decide.reap import (
 )
 from orchestrator.decide.retry import Failure, GiveUp, Retry
 from orchestrator.domain.errors import NotDestroyed
-from orchestrator.domain.outcome import Reason, Verdict
+from orchestrator.domain.outcome import Verdict
 from orchestrator.domain.pool import Pool
 from orchestrator.domain.task import Stage, TaskState
 from orchestrator.domain.vm import VmState
 from orchestrator.opennebula import Phase
 from orchestrator.scheduler.upkeep import TROUBLE, Upkeep
-from orchestrator.store import AttemptRow, EventKind, Finished, Lease, Requeued, TaskRow, VmMoved
+from orchestrator.store import Finished, Lease, Requeued, TaskRow, VmMoved
 
 TERMINATE_SECONDS = 25.0
 """Longer than it takes for a VM on its way to DONE to count as stuck (20 s), so that it is recovered at once."""
@@ -99,7 +99,7 @@ class Reap:
         if task.runner_id is None or task.lease_expires_at is None or task.deadline_at is None:
             return None
         expired = task.lease_expires_at <= now
-        attempt = await self._attempt(task.id, task.attempt) if expired else None
+        attempt = await self._upkeep.store.attempts.get(task.id, task.attempt) if expired else None
         return HeldTask(
             task_id=task.id,
             attempt=task.attempt,
@@ -111,10 +111,6 @@ class Reap:
             cancel_requested=task.cancel_requested_at is not None,
             verdict=None if attempt is None else attempt.verdict,
         )
-
-    async def _attempt(self, task_id: str, number: int) -> AttemptRow | None:
-        attempts = await self._upkeep.store.attempts.of_task(task_id)
-        return next((attempt for attempt in attempts if attempt.number == number), None)
 
     async def _carry_out(self, plan: Plan) -> list[str]:
         """Do its steps, beside the other plans: a machine that will not go keeps none of them from being done. A line
@@ -175,18 +171,13 @@ class Reap:
         store = self._upkeep.store
         task = await store.tasks.get(held.task_id)
         pool = self._upkeep.pools.get(task.spec.pool) or Pool(name=task.spec.pool, image="")
-        requeued = [
-            Reason(event.data["reason"])
-            for event in await store.events.list(task_id=task.id, limit=EVERYTHING)
-            if event.kind == EventKind.TASK_REQUEUED
-        ]
         answer = retry.after(
             failure,
             terms=task.spec.terms,
             pool=pool,
             attempt=held.attempt,
             rand=random.random(),
-            earlier=requeued,
+            earlier=await store.events.requeue_reasons(task.id),
         )
         match answer:
             case GiveUp(verdict):
@@ -199,7 +190,7 @@ class Reap:
     async def _requeue(self, held: HeldTask, task: TaskRow, pool: Pool, answer: Retry) -> str:
         store = self._upkeep.store
         now = store.clock.now()
-        attempt = await self._attempt(task.id, held.attempt) if answer.avoid_host else None
+        attempt = await store.attempts.get(task.id, held.attempt) if answer.avoid_host else None
         requeued = Requeued(
             _lease(held),
             answer.reason,

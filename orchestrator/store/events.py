@@ -12,6 +12,7 @@ from typing import Any
 from sqlalchemy import func, insert, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from orchestrator.domain.outcome import Reason
 from orchestrator.store.engine import Database
 from orchestrator.store.schema import EVENTS
 from orchestrator.store.views import EventRow, Lease, event_view
@@ -151,3 +152,10 @@ class Events:
             await connection.execute(select(func.pg_advisory_xact_lock(_ORDER_LOCK)))
             last: int | None = (await connection.execute(select(func.max(EVENTS.c.number)))).scalar_one()
             return last or 0
+
+    async def requeue_reasons(self, task_id: str) -> tuple[Reason, ...]:
+        """Why the task went back to its queue, each time, oldest first."""
+        back = select(EVENTS.c.data).where(EVENTS.c.task_id == task_id, EVENTS.c.kind == EventKind.TASK_REQUEUED.value)
+        async with self._database.reading() as connection:
+            rows = await connection.execute(back.order_by(EVENTS.c.number))
+            return tuple(Reason(data["reason"]) for (data,) in rows)

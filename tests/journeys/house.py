@@ -42,6 +42,13 @@ from orchestrator.settings import LEASE_SECONDS, Settings
 from orchestrator.store import Store, TaskRow
 
 DEADLINE = 120.0
+ON_A_SMALL_DISK = """
+set -eu
+mkdir -p "$1/artifacts"
+mount -t tmpfs -o size=1m tmpfs "$1/artifacts"
+exec "$2" -c "$3" "$1"
+"""
+"""For `sh -c`: HOME PYTHON SCRIPT; runs the script where the artifact store has 1 MiB. Needs a mount namespace."""
 KNOBS = CloudSettings(
     scheduler_interval=0.01,
     visible_delay=(0.001, 0.003),

@@ -11,16 +11,9 @@ import pytest
 
 from orchestrator.domain.outcome import Reason
 from orchestrator.domain.task import TaskState
-from tests.journeys.house import House
+from tests.journeys.house import ON_A_SMALL_DISK, House
 
 ROOT = Path(__file__).parents[2]
-
-ON_A_SMALL_DISK = """
-set -eu
-mkdir -p "$1/artifacts"
-mount -t tmpfs -o size=1m tmpfs "$1/artifacts"
-exec "$2" -c "$3" "$1"
-"""
 
 FILL = """
 import asyncio, json, sys

@@ -16,7 +16,7 @@ import pytest
 from orchestrator.domain.outcome import Reason
 from orchestrator.domain.task import Stage, TaskState
 from orchestrator.runner.loop import serve
-from tests.journeys.house import POOL, House, make_house, until
+from tests.journeys.house import ON_A_SMALL_DISK, POOL, House, make_house, until
 from tests.postgres import binaries, running_server
 
 ROOT = Path(__file__).parents[2]
@@ -159,13 +159,6 @@ async def test_what_cannot_be_placed_waits_and_says_why(house: House) -> None:
     stop.set()
     await serving
 
-
-ON_A_SMALL_DISK = """
-set -eu
-mkdir -p "$1/artifacts"
-mount -t tmpfs -o size=1m tmpfs "$1/artifacts"
-exec "$2" -c "$3" "$1"
-"""
 
 FILL = """
 import asyncio, json, sys
