@@ -2,10 +2,66 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from enum import StrEnum
 
 STEPS_SECONDS = 300.0
 """What checks, the seal and the end of a machine may take together, on either side of the process."""
+
+
+class Placement(StrEnum):
+    """Which of the hosts with room gets the next VM: the emptiest, or the fullest."""
+
+    SPREAD = "spread"
+    PACK = "pack"
+
+
+@dataclass(frozen=True, slots=True)
+class Period:
+    """Other numbers for a time. when: a cron line of five fields; the period lasts for every minute that it matches, by
+    the clock of `time_zone`. What is None stays as the pool has it.
+
+    >>> Period(when="* 19-23 * * *", min_ready=0).time_zone
+    'UTC'
+    """
+
+    when: str
+    time_zone: str = "UTC"
+    min_ready: int | None = None
+    max_ready: int | None = None
+    scale_factor: float | None = None
+    max_vms: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Warm:
+    """How many machines of a pool stand ready before anybody asks. All runners together have as many.
+
+    min_ready: at least so many, whatever is in use. scale_factor: so many more ready ones for each in use, up to
+    max_ready. max_ready_age_seconds: one that has waited longer is replaced. launch_rate: of each runner, launches a
+    minute over a while, of which `launch_burst` may come at once. max_failures: so many launches in a row that failed,
+    of one image version or on one host, put it aside for quarantine_seconds. periods: of those that match, the last
+    one's numbers count.
+
+    >>> Warm().wanted
+    False
+    """
+
+    min_ready: int = 0
+    max_ready: int | None = None
+    scale_factor: float = 0.0
+    max_ready_age_seconds: float = 3600.0
+    launch_rate: float = 60.0
+    launch_burst: int = 10
+    max_failures: int = 3
+    quarantine_seconds: float = 900.0
+    periods: tuple[Period, ...] = ()
+
+    @property
+    def wanted(self) -> bool:
+        """Whether there may ever be a ready machine."""
+        numbers = ((self.min_ready, self.scale_factor), *((each.min_ready, each.scale_factor) for each in self.periods))
+        return any(ready or factor for ready, factor in numbers)
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +104,8 @@ class Pool:
     retry_backoff_max_seconds: float = 300.0
     max_pending_vms: int = 20
     retention_seconds: float = 30 * 86400.0
+    placement: Placement = Placement.SPREAD
+    warm: Warm = field(default_factory=Warm)
 
     def attempt_seconds(self, timeout_seconds: float | None) -> float:
         """How long one attempt may take in all: every stage at its own limit, for a process with this limit (None: the
