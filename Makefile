@@ -48,7 +48,7 @@ image: packages venv
 	@$(BIN)/mayfly image build debian-12 --if-missing
 
 test: packages venv
-	@$(BIN)/pytest
+	@$(BIN)/pytest -n 2 --dist loadgroup
 
 check: packages venv contracts
 	@$(BIN)/ruff check .
