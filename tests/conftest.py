@@ -1,4 +1,4 @@
-"""The suite in several processes (`pytest -n 2`, as `make test` runs it): what shares something stays in one of them."""
+"""The suite in several processes, as `make test` runs it (`pytest -n 2`): what shares something stays in one."""
 
 from __future__ import annotations
 
