@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from enum import StrEnum
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -13,6 +13,9 @@ from orchestrator.cli import output
 from orchestrator.cli.entry import perform
 from orchestrator.cli.submission import AsJson
 from orchestrator.settings import Settings
+
+if TYPE_CHECKING:
+    from orchestrator.localcloud.daemon import Endpoint
 
 
 class Behind(StrEnum):
@@ -23,6 +26,15 @@ class Behind(StrEnum):
 
 
 app = typer.Typer(no_args_is_help=True, help="The embedded local cloud of this home.")
+
+
+def _facts(endpoint: Endpoint) -> dict[str, object]:
+    return {
+        "url": endpoint.url,
+        "one_auth": str(endpoint.auth_path),
+        "one_zmq": endpoint.events,
+        "pid": endpoint.pid,
+    }
 
 
 @app.command()
@@ -37,10 +49,13 @@ def start(
         make_home(settings)
         endpoint = await asyncio.to_thread(ensure_cloud, settings.cloud_home, hypervisor)
         if as_json:
-            output.as_json({"url": endpoint.url, "one_auth": str(endpoint.auth_path), "pid": endpoint.pid})
+            output.as_json(_facts(endpoint))
         else:
             output.say(f"the local cloud answers at {endpoint.url} (pid {endpoint.pid})")
-            output.say(f"for other OpenNebula clients: ONE_XMLRPC={endpoint.url} ONE_AUTH={endpoint.auth_path}")
+            output.say(
+                f"for other OpenNebula clients: ONE_XMLRPC={endpoint.url} ONE_AUTH={endpoint.auth_path} "
+                f"ONE_ZMQ={endpoint.events}"
+            )
 
     perform(work())
 
@@ -53,15 +68,12 @@ def status(as_json: AsJson = False) -> None:
     async def work() -> int:
         endpoint = await asyncio.to_thread(find_cloud, settings.cloud_home)
         if as_json:
-            output.as_json(
-                {"running": False}
-                if endpoint is None
-                else {"running": True, "url": endpoint.url, "one_auth": str(endpoint.auth_path), "pid": endpoint.pid}
-            )
+            output.as_json({"running": False} if endpoint is None else {"running": True, **_facts(endpoint)})
         elif endpoint is None:
             output.say("the local cloud does not run: start it with mayfly cloud start")
         else:
             output.say(f"the local cloud answers at {endpoint.url} (pid {endpoint.pid})")
+            output.say(f"it publishes events at {endpoint.events}")
         return 0 if endpoint else 3
 
     raise SystemExit(perform(work()))

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 from orchestrator.localcloud.faults import Faults
 from orchestrator.localcloud.hypervisors import Hypervisor
 from orchestrator.localcloud.knobs import CloudSettings
+from orchestrator.localcloud.model import Vm
 from orchestrator.localcloud.store import Store
 
 if TYPE_CHECKING:
@@ -98,6 +99,8 @@ class Cloud:
         """VMs whose machine may be off just now although they are RUNNING."""
         self.life: Lifecycle
         """Moves VMs; it sets itself here."""
+        self.announce: Callable[[Vm], None] = lambda vm: None
+        """Called under the lock with each VM that is in a new state; who publishes that sets itself here."""
 
     def in_background(self, job: Job) -> None:
         """Do something slow, on a driver thread."""

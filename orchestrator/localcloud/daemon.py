@@ -1,7 +1,8 @@
 """The local cloud as a process of its own: start it in the background, ask for it, stop it.
 
 In the cloud's home: `lock` (held while it runs), `pid` (its id and the process's start time, so that a number that is
-used again is not mistaken for it), `endpoint` (its URL), `one_auth` (the session), `cloud.log`.
+used again is not mistaken for it), `endpoint` (its URL), `events` (where it publishes them), `one_auth` (the session),
+`cloud.log`.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from typing import Any
 
 from orchestrator import log as logs
 from orchestrator.localcloud.defaults import make_directories
+from orchestrator.localcloud.events import address_of
 from orchestrator.localcloud.hypervisors import Hypervisor
 from orchestrator.localcloud.hypervisors.hosted import HostedHypervisor, end_machines
 from orchestrator.localcloud.knobs import CloudSettings
@@ -67,11 +69,12 @@ class AlreadyRunning(CloudNotStarted):
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """Where a local cloud answers. `auth_path` is what ONE_AUTH names."""
+    """Where a local cloud answers. `auth_path` is what ONE_AUTH names, `events` what ONE_ZMQ does."""
 
     url: str
     auth_path: Path
     pid: int
+    events: str
 
 
 def start(home: Path, hypervisor: str = "qemu", knobs: CloudSettings | None = None) -> Endpoint:
@@ -150,7 +153,7 @@ def status(home: Path) -> Endpoint | None:
         url = (home / "endpoint").read_text().strip()
     except (OSError, ValueError, KeyError, TypeError):
         return None
-    return Endpoint(url, home / "one_auth", pid) if _start_time(pid) == started else None
+    return Endpoint(url, home / "one_auth", pid, address_of(home)) if _start_time(pid) == started else None
 
 
 def stop(home: Path) -> bool:

@@ -48,6 +48,7 @@ _NEEDED: dict[str, set[str]] = {
     "hang": {"seconds"},
     "http_error": {"status"},
     "garble": {"how"},
+    "delay_event": {"seconds"},
 }
 
 
@@ -67,11 +68,14 @@ class Faults:
     wedge_scheduler(pending)    from so many pending VMs on, none is placed any more until the cloud starts again
     fall_back(action)           an accepted `one.vm.action` comes to nothing: the VM returns to the state it had
     stick(action)               an accepted one never ends: the VM stays in its SHUTDOWN state until `one.vm.recover`
+    lose_event(state)           nobody is told that a VM came into this state (RUNNING, DONE; `*`: any)
+    delay_event(state, seconds) it is told that much later
+    repeat_event(state)         it is told twice
     """
 
     KINDS = frozenset(
         {"delay", "lose_reply", "execute_twice", "drop_connection", "fail", "hang", "http_error", "garble"}
-        | {"fall_back", "stick"}
+        | {"fall_back", "stick", "lose_event", "delay_event", "repeat_event"}
     )
     STATES = frozenset({"outage", "stall_scheduler", "wedge_scheduler", "clear"})
 
@@ -118,6 +122,16 @@ class Faults:
 
     def stick(self, action: str, times: int = 1) -> None:
         self._add("stick", action, times)
+
+    def lose_event(self, state: str, times: int = 1) -> None:
+        self._add("lose_event", state, times)
+
+    def delay_event(self, state: str, seconds: float, times: int = 1) -> None:
+        """Raises ValueError."""
+        self._add("delay_event", state, times, seconds=float(seconds))
+
+    def repeat_event(self, state: str, times: int = 1) -> None:
+        self._add("repeat_event", state, times)
 
     def outage(self, how: str, seconds: float = _FOR_EVER, status: int = 500) -> None:
         """Raises ValueError."""

@@ -54,6 +54,7 @@ class Lifecycle:
         vm.state, vm.lcm_state = int(state), int(lcm)
         vm.pending.pop("stuck", None)
         self.cloud.store.vms.save(vm)
+        self.cloud.announce(vm)
         log.info("vm %s is %s", vm.oid, vm.state_name)
 
     def stick(self, vm: Vm) -> None:

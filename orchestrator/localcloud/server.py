@@ -34,6 +34,7 @@ from orchestrator.localcloud import (
 from orchestrator.localcloud import datastores as datastore_calls
 from orchestrator.localcloud.calls import Call
 from orchestrator.localcloud.cloud import Cloud
+from orchestrator.localcloud.events import Publisher
 from orchestrator.localcloud.faults import OURS, DropConnection, Faults
 from orchestrator.localcloud.hypervisors import Hypervisor
 from orchestrator.localcloud.knobs import CloudSettings
@@ -221,6 +222,7 @@ class LocalCloud:
         self.lifecycle = Lifecycle(self.cloud)
         self.scheduler = Scheduler(self.cloud, self.lifecycle)
         self.monitor = Monitor(self.cloud, self.lifecycle)
+        self.publisher = Publisher(self.cloud)
         self._server: _Server | None = None
         self._thread: threading.Thread | None = None
 
@@ -230,6 +232,11 @@ class LocalCloud:
         if self._server is None:
             raise RuntimeError("the cloud does not run")
         return f"http://127.0.0.1:{self._server.server_address[1]}/RPC2"
+
+    @property
+    def events(self) -> str:
+        """Where it publishes what happens to VMs; empty until it runs."""
+        return self.publisher.address
 
     @property
     def auth_path(self) -> Path:
@@ -247,6 +254,7 @@ class LocalCloud:
             self.cloud.store.flush()
         self._server = _listening(self.home, Dispatcher(self.cloud).answer)
         (self.home / "endpoint").write_text(f"{self.url}\n")
+        self.publisher.start()
         resume_in_flight(self.cloud)
         self.scheduler.start()
         self.monitor.start()
@@ -263,6 +271,7 @@ class LocalCloud:
             self.scheduler.join()
             self.monitor.join()
         self.cloud.close()
+        self.publisher.stop()
         self._server = None
 
     def __enter__(self) -> Self:

@@ -78,6 +78,7 @@ def create(cloud: Cloud, caller: Caller, template: Template, *, hold: bool) -> V
     waiting = VmState.HOLD if hold else VmState.PENDING
     vm.state = VmState.CLONING if locked else waiting
     cloud.store.vms.save(vm)
+    cloud.announce(vm)
     return vm
 
 
