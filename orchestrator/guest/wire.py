@@ -13,6 +13,7 @@ a script starts, in hundredths, so the scripts keep to what the shell can do by 
 from __future__ import annotations
 
 import asyncio
+import re
 import shlex
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -31,6 +32,9 @@ STEP_SECONDS = 60.0
 MAX_STDERR = 8192
 MAX_REQUEST = 120_000
 """Bytes. Linux takes no single argument over 128 KiB, and the guest's login shell gets the request as one."""
+
+_PACKAGE = f"{__package__}.scripts."
+_IMPORT = re.compile(rf"^from {re.escape(_PACKAGE)}(\w+) import ", re.MULTILINE)
 
 LOST = (asyncssh.Error, OSError)
 """What asyncssh raises when the connection is gone. TimeoutError is an OSError: catch it first."""
@@ -61,9 +65,20 @@ def request(verb: str, *words: str, body: str, **variables: str) -> str:
     return "\n".join(lines)
 
 
+@cache
 def python(name: str) -> str:
-    """The shell command that becomes Python with a program of `scripts/`: isolated, and without `site`, for speed."""
-    return f'exec python3 -IS -c {shlex.quote(script(name))} "$@"\n'
+    """The shell command that becomes Python with a program of `scripts/` and the modules that it imports from there:
+    isolated, and without `site`, for speed. sys.argv[1:] are the words."""
+    parts = [word for each in _imported(name) for word in (_PACKAGE + each.removesuffix(".py"), script(each))]
+    return f'exec python3 -IS -c {shlex.join([script("load.py"), *parts])} -- "$@"\n'
+
+
+def _imported(name: str) -> list[str]:
+    """The program and what it imports of `scripts/`, each once and before the first that imports it."""
+    found: list[str] = []
+    for needed in _IMPORT.findall(script(name)):
+        found += [each for each in _imported(f"{needed}.py") if each not in found]
+    return [*found, name]
 
 
 @asynccontextmanager

@@ -13,99 +13,22 @@ Writes frames: one byte of kind, four of length (big-endian), the payload.
 Reads requests, after x or n: "list MAX", or "read LENGTH", which LENGTH bytes of paths follow, each ended by a NUL.
 When its input ends, it ends.
 """
-# ruff: noqa: PTH110, PTH118, PTH123, PTH208
+# ruff: noqa: PTH118, PTH123, PTH208
 
 from __future__ import annotations
 
 import os
-import select
 import stat
 import sys
-import time
+
+from orchestrator.guest.scripts.follow import follow
+from orchestrator.guest.scripts.frames import CHUNK, send
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:  # to load typing takes too long in an emulated machine
     from typing import Any
 
-RUN, LOGS, OUT = "/run/mayfly-task", "/var/lib/mayfly-task", "/task/out"
-GROUP = "/sys/fs/cgroup/system.slice/mayfly-task.service"
-CHUNK = 1 << 16
-STREAMS = ("stdout", "stderr", "trace")
-KINDS = (b"o", b"e", b"t")
-
-
-def send(kind: bytes, payload: bytes) -> None:
-    data = memoryview(kind + len(payload).to_bytes(4, "big") + payload)
-    while data:
-        data = data[os.write(1, data) :]
-
-
-def read_file(path: str) -> bytes:
-    try:
-        with open(path, "rb") as file:
-            return file.read(CHUNK)
-    except OSError:
-        return b""
-
-
-def ends_well(trace: int) -> bool:
-    """Its last line is the end of a process: strace wrote all that there was to write."""
-    size = os.fstat(trace).st_size
-    return os.pread(trace, 5, max(0, size - 5)) == b" +++\n"
-
-
-def follow(token: str, offsets: list[int], limit: int) -> None:
-    if read_file(RUN + "/token").decode().strip() != token:
-        send(b"n", b"the VM has restarted, and the process is gone")
-        return
-    files: dict[str, int] = {}
-    delay = 0.005
-    absent_since: float | None = None
-    ended_at: float | None = None
-    while True:
-        record = read_file(RUN + "/exit")
-        over = record.endswith(b"\nend\n") and (
-            b"\nlaunched=yes\n" not in record
-            or all(os.path.exists(RUN + "/" + name + ".done") for name in STREAMS[:2])
-            or (ended_at is not None and time.monotonic() - ended_at > 10)
-        )
-        if record and ended_at is None:
-            ended_at = time.monotonic()
-        moved = False
-        for number, name in enumerate(STREAMS):
-            if name not in files:
-                try:
-                    files[name] = os.open(LOGS + "/" + name, os.O_RDONLY)
-                except FileNotFoundError:
-                    continue
-            data = os.pread(files[name], min(CHUNK, limit - offsets[number]), offsets[number])
-            if data:
-                send(KINDS[number], data)
-                offsets[number] += len(data)
-                moved = True
-        if moved:
-            delay = 0.005
-            continue
-        if over:
-            break
-        if record or os.path.exists(GROUP):
-            absent_since = None
-        elif absent_since is None:
-            absent_since = time.monotonic()
-        elif time.monotonic() - absent_since > 10:
-            send(b"n", b"the process is gone, and nothing says how it ended")
-            return
-        if select.select([0], [], [], delay)[0] and not os.read(0, 1):
-            sys.exit()
-        delay = min(delay * 1.5, 0.1)
-    cut = [
-        name
-        for number, name in enumerate(STREAMS)
-        if os.path.exists(RUN + "/" + name + ".cut")
-        or (name in files and os.fstat(files[name]).st_size > offsets[number])
-        or (name == "trace" and name in files and not ends_well(files[name]))
-    ]
-    send(b"x", record[: -len(b"end\n")] + b"cut=" + " ".join(cut).encode() + b"\n")
+OUT = "/task/out"
 
 
 def kind_of(mode: int) -> str:
@@ -222,5 +145,6 @@ def answer(work: Any, *words: Any) -> None:
         send(b"!", why.encode())
 
 
-follow(sys.argv[2], [int(word) for word in sys.argv[3:6]], int(sys.argv[6]))
-serve(os.fdopen(0, "rb"))
+if __name__ == "__main__":
+    follow(sys.argv[2], [int(word) for word in sys.argv[3:6]], int(sys.argv[6]))
+    serve(os.fdopen(0, "rb"))
