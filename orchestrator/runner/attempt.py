@@ -11,10 +11,21 @@ from contextlib import AsyncExitStack
 from orchestrator.domain.outcome import Verdict
 from orchestrator.domain.task import Stage
 from orchestrator.runner.ending import Ending
-from orchestrator.runner.machine import adopted, boot, provision, watched
+from orchestrator.runner.machine import adopted, watched
 from orchestrator.runner.progress import Progress
 from orchestrator.runner.tools import Tools
-from orchestrator.runner.work import connect, execute, prepare, reconnect, seal, stage_in, stage_out, take_up
+from orchestrator.runner.work import (
+    boot,
+    connect,
+    execute,
+    prepare,
+    provision,
+    reconnect,
+    seal,
+    stage_in,
+    stage_out,
+    take_up,
+)
 
 
 async def run_attempt(tools: Tools, progress: Progress, *, alone: bool) -> Verdict | None:
@@ -25,14 +36,14 @@ async def run_attempt(tools: Tools, progress: Progress, *, alone: bool) -> Verdi
     """
     async with Ending(tools, progress, alone=alone) as ending, AsyncExitStack() as around:
         await progress.open_logs()
-        machine = await provision(tools, progress, ending.has)
-        await progress.during(Stage.PROVISIONING, boot(machine, tools, progress))
+        machine = await provision(progress, tools, ending.has)
+        await progress.during(Stage.PROVISIONING, boot(machine, progress, tools))
         await around.enter_async_context(watched(machine, tools))
-        guest = await progress.during(Stage.CONNECTING, connect(machine, tools, progress))
+        guest = await progress.during(Stage.CONNECTING, connect(machine, progress, tools))
         around.push_async_callback(guest.close)
         await progress.during(Stage.PREPARING, prepare(guest, progress))
-        await progress.during(Stage.SEALING, seal(guest, tools, progress))
-        await progress.during(Stage.STAGING_IN, stage_in(guest, tools, progress))
+        await progress.during(Stage.SEALING, seal(guest, progress, tools))
+        await progress.during(Stage.STAGING_IN, stage_in(guest, progress, tools))
         outcome = await progress.executing(execute(guest, progress))
         missing = await progress.staging_out(stage_out(guest, outcome, progress))
         ending.ended(outcome, missing)
@@ -43,11 +54,11 @@ async def resume_attempt(tools: Tools, progress: Progress, *, alone: bool) -> Ve
     """Go on with an attempt whose process may run, or have ended, without its runner. Nothing is run again."""
     async with Ending(tools, progress, alone=alone) as ending, AsyncExitStack() as around:
         await progress.open_logs()
-        machine = await adopted(tools, progress)
+        machine = await adopted(progress.lease, tools)
         ending.has(machine)
         if not await ending.known():
             await around.enter_async_context(watched(machine, tools))
-            guest = await progress.executing(reconnect(machine, tools, progress))
+            guest = await progress.executing(reconnect(machine, progress, tools))
             around.push_async_callback(guest.close)
             outcome = await progress.executing(take_up(guest, progress))
             missing = await progress.staging_out(stage_out(guest, outcome, progress))

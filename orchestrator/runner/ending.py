@@ -18,6 +18,7 @@ from orchestrator.decide import deadlines, retry
 from orchestrator.decide.retry import Failure, GiveUp, Retry
 from orchestrator.domain.errors import MayflyError, PlatformError
 from orchestrator.domain.outcome import Exited, Lost, Outcome, Reason, Verdict, failed, judge, stopped
+from orchestrator.domain.task import Stage
 from orchestrator.runner.lease import Canceled, LeaseLost
 from orchestrator.runner.machine import Machine, destroy
 from orchestrator.runner.patience import persist, see_through
@@ -207,4 +208,8 @@ class Ending:
 
     async def _clear(self) -> bool:
         """Nothing is left of the attempt. False: a machine is, or is not ours to end."""
-        return self.machine is None or await destroy(self.machine, self._tools, self._progress)
+        if self.machine is None:
+            return True
+        with suppress(LeaseLost):  # whether the machine is ours, its own row says
+            await self._progress.enter(Stage.DESTROYING)
+        return await destroy(self.machine, self._tools)

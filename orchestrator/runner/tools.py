@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from orchestrator.artifacts import Artifacts
@@ -12,6 +12,7 @@ from orchestrator.guest.keys import KeyPair
 from orchestrator.opennebula import Cloud
 from orchestrator.settings import LEASE_SECONDS
 from orchestrator.store import Store
+from orchestrator.telemetry import Telemetry
 
 
 class Console(Protocol):
@@ -35,3 +36,4 @@ class Tools:
     console: Console
     forbidden: tuple[tuple[str, int], ...] = ()
     lease_seconds: float = LEASE_SECONDS
+    telemetry: Telemetry = field(default_factory=Telemetry)

@@ -1,17 +1,20 @@
-"""What an attempt does with its machine, one verb a stage: connect, prepare, seal, stage in, execute, stage out."""
+"""What an attempt does with its machine, one verb a stage: provision, connect, prepare, seal, stage in, execute, stage
+out."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from datetime import timedelta
 
 from orchestrator.decide.entrypoint import argv_of
 from orchestrator.decide.outputs import match
 from orchestrator.domain.errors import ConnectionLost, PlatformError, StagingFailed, Unreachable
 from orchestrator.domain.outcome import Exited, Lost, Outcome
 from orchestrator.domain.pool import Pool
-from orchestrator.domain.task import TaskSpec
+from orchestrator.domain.task import Stage, TaskSpec
+from orchestrator.domain.vm import VmState
 from orchestrator.guest import (
     TRACE_PATH,
     Guest,
@@ -21,8 +24,9 @@ from orchestrator.guest import (
     require,
     require_sealed,
 )
-from orchestrator.guest import connect as connect_guest
-from orchestrator.runner.machine import Machine, ready
+from orchestrator.runner import launching
+from orchestrator.runner.launching import Order, ask_for, image_for, reach
+from orchestrator.runner.machine import Machine, move
 from orchestrator.runner.progress import Progress
 from orchestrator.runner.tools import Tools
 from orchestrator.store import Lease
@@ -31,42 +35,43 @@ from orchestrator.trace.command import traced
 CANCELED_OUTPUTS_SECONDS = 30.0
 """How long the outputs of a canceled task may take to come out."""
 
-RECONNECT_SECONDS = 120.0
-"""How long a connection that dropped, or that another runner had, may take to come back. A VM that is gone OpenNebula
-tells of sooner; one that its network has lost may come back."""
+
+async def provision(progress: Progress, tools: Tools, has: Callable[[Machine], None]) -> Machine:
+    """Ask for a fresh VM. `has` is told as soon as there is one."""
+    order = Order(progress.pool, progress.lease, progress.task.avoid)
+    image = await progress.during(Stage.PROVISIONING, image_for(order.pool, tools))
+    machine = await ask_for(order, image, tools, has)
+    progress.placed = True
+    return machine
 
 
-async def connect(machine: Machine, tools: Tools, progress: Progress) -> Guest:
-    """An SSH connection to the machine, which shows the host key that we made; else its console log is kept."""
+async def boot(machine: Machine, progress: Progress, tools: Tools) -> None:
+    """Wait until it runs, and say where."""
+    await launching.boot(machine, progress.pool, tools)
+    if machine.host:
+        await progress.record_host(machine.host)
+
+
+async def connect(machine: Machine, progress: Progress, tools: Tools) -> Guest:
+    """An SSH connection. The machine is this attempt's from here on, and will never be anybody else's."""
+    guest = await launching.connect(machine, progress.pool, tools)
     try:
-        guest = await _reach(machine, tools, progress, progress.pool.boot_timeout_seconds)
-    except Unreachable as failure:
-        console = await tools.console(machine.cloud_id)
-        raise Unreachable(str(failure), evidence=console or failure.evidence) from failure
-    await ready(machine, tools, progress)
+        await move(machine, VmState.READY, tools, progress.now() + timedelta(seconds=60), address=machine.address)
+        await move(machine, VmState.IN_USE, tools, progress.ends_at)
+    except BaseException:
+        await guest.close()
+        raise
     return guest
 
 
-async def reconnect(machine: Machine, tools: Tools, progress: Progress) -> Guest:
+async def reconnect(machine: Machine, progress: Progress, tools: Tools) -> Guest:
     """The connection to a machine that another runner had. It must show the same host key. Raises ConnectionLost."""
     if not machine.host_key or not machine.address:
         raise ConnectionLost(f"where VM {machine.cloud_id} answers, and with which key, was not written down")
     try:
-        return await _reach(machine, tools, progress, RECONNECT_SECONDS)
+        return await reach(machine, progress.pool, tools, within=launching.RECONNECT_SECONDS)
     except Unreachable as failure:
         raise ConnectionLost(f"the machine of the runner before us: {failure}", evidence=failure.evidence) from failure
-
-
-async def _reach(machine: Machine, tools: Tools, progress: Progress, seconds: float) -> Guest:
-    return await connect_guest(
-        machine.address,
-        progress.pool.ssh_port,
-        host_key=machine.host_key,
-        client_key=tools.client_key.private,
-        deadline=seconds,
-        vm_gone=machine.gone,
-        reconnect_seconds=RECONNECT_SECONDS,
-    )
 
 
 async def prepare(guest: Guest, progress: Progress) -> None:
@@ -83,7 +88,7 @@ async def prepare(guest: Guest, progress: Progress) -> None:
     require(facts)
 
 
-async def seal(guest: Guest, tools: Tools, progress: Progress) -> None:
+async def seal(guest: Guest, progress: Progress, tools: Tools) -> None:
     """See from inside that nothing can be reached, before any input goes in."""
     probes = await guest.probe_seal(extra=tools.forbidden)
     await progress.record_environment(
@@ -92,7 +97,7 @@ async def seal(guest: Guest, tools: Tools, progress: Progress) -> None:
     require_sealed(probes)
 
 
-async def stage_in(guest: Guest, tools: Tools, progress: Progress) -> None:
+async def stage_in(guest: Guest, progress: Progress, tools: Tools) -> None:
     """Copy the inputs into /task/in. Raises StagingFailed, also when that takes longer than the pool allows."""
     entries = await asyncio.to_thread(tools.artifacts.entries, progress.task.spec.inputs)
     async with _within(progress.pool.staging_timeout_seconds, "the inputs did not go in"):

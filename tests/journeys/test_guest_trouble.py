@@ -144,7 +144,7 @@ async def test_a_connection_that_drops_between_steps(house: House, tmp_path: Pat
 
 async def test_a_connection_that_is_gone_for_good(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
     """OpenNebula says that the machine runs, and nothing answers any more."""
-    monkeypatch.setattr("orchestrator.runner.work.RECONNECT_SECONDS", 0.5)
+    monkeypatch.setattr("orchestrator.runner.launching.RECONNECT_SECONDS", 0.5)
     task = await house.submit("echo out; hang")
     async with house.running(task) as run:
         await house.printed(task, b"out\n")
