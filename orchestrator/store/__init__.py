@@ -12,6 +12,7 @@ from orchestrator.store.views import (
     Beat,
     Claim,
     EventRow,
+    Launch,
     LeaderRow,
     Lease,
     QueuePlace,
@@ -20,6 +21,7 @@ from orchestrator.store.views import (
     ScheduleRow,
     TaskRow,
     Throughput,
+    VmCount,
     VmRow,
 )
 
@@ -32,6 +34,7 @@ __all__ = [
     "EventKind",
     "EventRow",
     "Finished",
+    "Launch",
     "LeaderRow",
     "Lease",
     "QueuePlace",
@@ -44,6 +47,7 @@ __all__ = [
     "TaskRow",
     "Throughput",
     "Timings",
+    "VmCount",
     "VmMoved",
     "VmRequest",
     "VmRow",

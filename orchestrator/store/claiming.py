@@ -7,26 +7,28 @@ process that come while another has its turn get theirs together.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from types import MappingProxyType
 from typing import Any
 
 from sqlalchemy import bindparam, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from orchestrator.domain.task import TaskSpec, TaskState
+from orchestrator.domain.vm import VmState
 from orchestrator.store.asking import ask
 from orchestrator.store.bell import Bell
 from orchestrator.store.chain import Chain
 from orchestrator.store.columns import as_utc
 from orchestrator.store.encoding import spec_from_json
 from orchestrator.store.engine import Database
-from orchestrator.store.events import LEASE_EVENT, EventKind
+from orchestrator.store.events import EventKind
 from orchestrator.store.grouped import Grouped
 from orchestrator.store.guards import IN_ORDER, LEASE, Room, given_by
 from orchestrator.store.lines import Line, Served
-from orchestrator.store.schema import READY, SQL_READY, TASKS
+from orchestrator.store.schema import READY, SQL_READY, SQL_SPARE, TASKS
 from orchestrator.store.views import Claim, Lease, Row, task_view
 
 _ONLY = select(TASKS.c.pool, TASKS.c.frontend, TASKS.c.id).where(READY, TASKS.c.id == bindparam("only"))
@@ -50,6 +52,17 @@ SELECT tasks.* FROM tasks WHERE {SQL_READY} AND pool = :pool AND priority = (
   SELECT priority FROM tasks WHERE {SQL_READY} AND pool = :pool ORDER BY pool DESC, priority DESC LIMIT 1)
 ORDER BY pool, priority, frontend, id LIMIT :most
 """  # noqa: S608  made of our own words alone
+# VMs that may be taken stay as they are until this transaction is over.
+_TAKE = f"""
+SELECT vms.id, vms.pool, vms.runner_id FROM vms
+WHERE vms.id IN ({{IDS}}) AND vms.state = '{VmState.READY}' AND {SQL_SPARE} ORDER BY vms.id {{LOCKED}}
+"""  # noqa: S608  made of our own words alone
+_READY = {
+    "postgresql": _TAKE.format(
+        IDS="SELECT json_array_elements_text(CAST(:ids AS json))", LOCKED="FOR NO KEY UPDATE OF vms"
+    ),
+    "sqlite": _TAKE.format(IDS="SELECT value FROM json_each(:ids)", LOCKED=""),
+}
 _CLAIM = Chain(
     {
         **LEASE,
@@ -59,8 +72,10 @@ _CLAIM = Chain(
         "pool": str,
         "frontend": str,
         "turn": int,
+        "vm_id": str,
         "kind": str,
         "data": dict,
+        "vm_data": dict,
     },
     # One that was canceled a moment ago is left out.
     f"""
@@ -71,12 +86,25 @@ _CLAIM = Chain(
     RETURNING tasks.id AS task_id
     """,  # noqa: S608  made of our own words alone
     returned={"task_id": str},
-    events=LEASE_EVENT,
+    events=f"""
+    INSERT INTO events (at, kind, task_id, attempt, vm_id, runner_id, data)
+    SELECT told.at, told.kind, told.task_id, told.attempt, told.vm_id, told.runner_id, told.data FROM (
+      SELECT v.at, v.kind, v.task_id, v.attempt, NULL AS vm_id, v.runner_id, v.data, v.place, 0 AS step FROM v
+      UNION ALL
+      SELECT v.at, '{EventKind.VM_MOVED}', v.task_id, v.attempt, v.vm_id, v.runner_id, v.vm_data, v.place, 1 FROM v
+      WHERE v.vm_id IS NOT NULL
+    ) AS told JOIN t ON t.task_id = told.task_id ORDER BY told.place, told.step
+    """,  # noqa: S608  made of our own words alone
     then=(
         """
-        INSERT INTO attempts (task_id, number, runner_id, started_at, timings, artifacts, environment)
-        SELECT v.task_id, v.attempt, v.runner_id, v.at, '{}', '{}', '{}' FROM v JOIN t ON t.task_id = v.task_id
+        INSERT INTO attempts (task_id, number, runner_id, vm_id, started_at, timings, artifacts, environment)
+        SELECT v.task_id, v.attempt, v.runner_id, v.vm_id, v.at, '{}', '{}', '{}' FROM v JOIN t ON t.task_id = v.task_id
         """,
+        f"""
+        UPDATE vms SET state = '{VmState.IN_USE}', task_id = v.task_id, attempt = v.attempt, moved_at = v.at,
+          deadline_at = v.deadline_at
+        FROM v JOIN t ON t.task_id = v.task_id WHERE vms.id = v.vm_id
+        """,  # noqa: S608  made of our own words alone
         """
         INSERT INTO shares (pool, frontend, turn)
         SELECT v.pool, v.frontend, max(v.turn) FROM v WHERE true GROUP BY v.pool, v.frontend
@@ -93,10 +121,11 @@ _CLAIM = Chain(
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Asked:
-    """One call of `claim`."""
+    """One call of `claim`. `ready`: of which those that may be taken are left once the queues are locked."""
 
     runner_id: str
     room: Mapping[str, int]
+    ready: dict[str, list[str]]
     max_vms: Mapping[str, int]
     lease_expires_at: datetime
     now: datetime
@@ -104,12 +133,25 @@ class _Asked:
     up_to: int
     only: str | None
 
+    @property
+    def pools(self) -> set[str]:
+        return {*self.room, *self.ready}
+
+    def most(self, pool: str) -> int:
+        """How many of the queue it may get at most."""
+        return min(self.up_to, self.room.get(pool, 0) + len(self.ready.get(pool, ())))
+
+    def leave(self, used: Collection[str | None]) -> None:
+        """These VMs to those who had them before."""
+        for ids in self.ready.values():
+            ids[:] = [vm_id for vm_id in ids if vm_id not in used]
+
     def room_in(self, line: Line) -> int:
-        """How many more of the queue may be held."""
+        """How many more of the queue may be held, in VMs that are ready or in new ones."""
         free = self.room.get(line.pool, 0)
         if line.pool in self.max_vms:
             free = min(free, self.max_vms[line.pool] - line.taken)
-        return max(free, 0)
+        return max(free, 0) + len(self.ready.get(line.pool, ()))
 
 
 class Claiming(Room):
@@ -128,27 +170,35 @@ class Claiming(Room):
         deadline: Callable[[TaskSpec], datetime],
         up_to: int = 1,
         only: str | None = None,
+        ready: Mapping[str, Sequence[str]] = MappingProxyType({}),
     ) -> tuple[Claim, ...]:
         """Take up to so many ready tasks (or just the task `only`) and begin an attempt of each.
 
         room: how many of each pool can be placed now; none of others are taken. max_vms: how many VMs a pool may have
         over all runners, where it has a limit; a task that is held counts as one, whether its VM is there yet or not.
+        ready: this runner's READY VMs of each pool that are for no attempt, in the order in which they are to be used:
+        a task takes one of them first, which is IN_USE with the same write; that needs no room, and the VM was counted
+        before. Those that are not ready any more are passed over.
         deadline: when the attempt must be over. Queues that are paused give nothing. Of several pools, each gets
         an even part first, the one that was served longest ago first. The runner must be registered. A caller that is
         canceled may have got tasks, as after any write; what it holds then runs out with its lease.
         """
         wanted = {pool: count for pool, count in room.items() if count > 0}
-        if not wanted or up_to < 1:
+        offered = {pool: list(dict.fromkeys(ids)) for pool, ids in ready.items() if ids}
+        if not (wanted or offered) or up_to < 1:
             return ()
         until = as_utc(now) + timedelta(seconds=lease_seconds)
-        return await self._claim(_Asked(runner_id, wanted, max_vms, until, as_utc(now), deadline, up_to, only))
+        return await self._claim(_Asked(runner_id, wanted, offered, max_vms, until, as_utc(now), deadline, up_to, only))
 
     async def _claim_all(self, group: Sequence[_Asked]) -> Sequence[tuple[Claim, ...]]:
         async with self._database.writing() as connection:
             lines, known = await _lines(connection, group)
             if not lines:
                 return [()] * len(group)
-            served = [await _serve(connection, asked, lines) for asked in group]
+            served: list[list[Served]] = []
+            for asked in group:
+                asked.leave({each.vm_id for every in served for each in every})
+                served.append(await _serve(connection, asked, lines))
             return await _hold(connection, group, served, known)
 
 
@@ -156,9 +206,9 @@ async def _lines(connection: AsyncConnection, group: Sequence[_Asked]) -> tuple[
     """Lock the queues, then read who waits in them; also rows of tasks that may be next, by their ids."""
     lines = []
     first = []
-    for pool in sorted({pool for asked in group for pool in asked.room}):
-        here = [asked for asked in group if pool in asked.room]
-        most = sum(min(asked.up_to, asked.room[pool]) for asked in here)
+    for pool in sorted({pool for asked in group for pool in asked.pools}):
+        here = [asked for asked in group if pool in asked.pools]
+        most = sum(asked.most(pool) for asked in here)
         limited = any(pool in asked.max_vms for asked in here)
         first.append((_FIRST, {"pool": pool, "most": most}))
         lines.append(Line(pool, most, limited=limited, now=max(asked.now for asked in here)))
@@ -166,13 +216,25 @@ async def _lines(connection: AsyncConnection, group: Sequence[_Asked]) -> tuple[
     lock = _LOCK[dialect], {"pools": json.dumps([line.pool for line in lines])}
     # Of SQLite, nothing but a round trip would be saved.
     first = first if dialect == "postgresql" else []
-    locked, *answers = await ask(connection, [lock, *(line.question(dialect) for line in lines), *first])
+    offered = sorted({vm_id for asked in group for ids in asked.ready.values() for vm_id in ids})
+    take = [(_READY[dialect], {"ids": json.dumps(offered)})] if offered else []
+    locked, *answers = await ask(connection, [lock, *take, *(line.question(dialect) for line in lines), *first])
+    if take:
+        _pass_over(group, answers.pop(0))
     turns = {row["pool"]: row["turn"] for row in locked}
     for line, rows in zip(lines, answers[: len(lines)], strict=True):
         line.turn = turns.get(line.pool, 0)
         line.hear(rows)
     known: dict[str, Row] = {row["id"]: _in_utc(row) for rows in answers[len(lines) :] for row in rows}
     return {line.pool: line for line in lines if line.pool in turns}, known
+
+
+def _pass_over(group: Sequence[_Asked], found: Sequence[Mapping[str, Any]]) -> None:
+    """Leave of the VMs that were offered those that may be taken."""
+    free = {(row["id"], row["pool"], row["runner_id"]) for row in found}
+    for asked in group:
+        for pool, ids in asked.ready.items():
+            ids[:] = [vm_id for vm_id in ids if (vm_id, pool, asked.runner_id) in free]
 
 
 def _in_utc(row: Mapping[str, Any]) -> dict[str, Any]:
@@ -186,15 +248,18 @@ async def _serve(connection: AsyncConnection, asked: _Asked, lines: Mapping[str,
         line = None if row is None else lines.get(row.pool)
         if row is None or line is None or not asked.room_in(line):
             return []
-        return line.take(row.frontend, row.id)
-    mine = sorted((line for line in lines.values() if line.pool in asked.room), key=lambda line: (line.turn, line.pool))
+        return line.take(row.frontend, row.id, asked.ready.get(line.pool, []))
+    mine = sorted(
+        (line for line in lines.values() if line.pool in asked.pools), key=lambda each: (each.turn, each.pool)
+    )
     mine = [line for line in mine if asked.room_in(line)]
     room = {line.pool: asked.room_in(line) for line in mine}
     served: list[Served] = []
     for even in (True, False):
         for left, line in zip(range(len(mine), 0, -1), mine, strict=True):
             count = asked.up_to - len(served)
-            got = await line.serve(connection, min(room[line.pool], -(-count // left) if even else count))
+            most = min(room[line.pool], -(-count // left) if even else count)
+            got = await line.serve(connection, most, asked.ready.get(line.pool, []))
             room[line.pool] -= len(got)
             served += got
     return served
@@ -227,7 +292,7 @@ async def _hold(
                 "deadline_at": as_utc(asked.deadline(spec)),
                 "started_at": row["started_at"] or asked.now,
             }
-            claims.append((asked, Claim(task_view({**row, **changed}, spec), lease)))
+            claims.append((asked, Claim(task_view({**row, **changed}, spec), lease, each.vm_id)))
             given.append(
                 {
                     **given_by(lease),
@@ -237,8 +302,10 @@ async def _hold(
                     "pool": each.pool,
                     "frontend": each.frontend,
                     "turn": each.turn,
+                    "vm_id": each.vm_id,
                     "kind": EventKind.TASK_CLAIMED.value,
                     "data": {},
+                    "vm_data": {"state": VmState.IN_USE, "because": f"it was ready for task {each.task_id}"},
                 }
             )
     held = {row["task_id"] for row in await _CLAIM.run_last(connection, given)}

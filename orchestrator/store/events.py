@@ -50,7 +50,9 @@ class EventKind(StrEnum):
     RUNNER_DRAINING = "runner.draining"
     RUNNER_LEFT = "runner.left"
     QUEUE_PAUSED = "queue.paused"
+    QUEUE_DRAINED = "queue.drained"
     QUEUE_RESUMED = "queue.resumed"
+    QUEUE_ROTATED = "queue.rotated"
     QUEUE_DELETED = "queue.deleted"
     NOTE = "note"
 

@@ -81,6 +81,7 @@ async def applied(connection: AsyncConnection, guarded: Update) -> bool:
 
 async def add_queues(connection: AsyncConnection, pools: Collection[str]) -> None:
     """A row for each of these pools that has none."""
-    rows = [{"pool": pool, "paused_because": "", "blocked_message": "", "turn": 0} for pool in sorted(pools)]
+    empty = {"paused_because": "", "blocked_message": "", "drained_because": "", "turn": 0}
+    rows = [{"pool": pool, **empty} for pool in sorted(pools)]
     made = insert_on_postgresql if connection.dialect.name == "postgresql" else insert_on_sqlite
     await connection.execute(made(QUEUES).on_conflict_do_nothing(index_elements=[QUEUES.c.pool]), rows)

@@ -173,7 +173,7 @@ class Holding(Room):
         row = (await connection.execute(taken)).mappings().one()
         attempt = update(ATTEMPTS).where(ATTEMPTS.c.task_id == found.id, ATTEMPTS.c.number == found.attempt)
         await connection.execute(attempt.values(runner_id=runner_id))
-        return Claim(task_view(row), Lease(found.id, found.attempt, runner_id))
+        return Claim(task_view(row), Lease(found.id, found.attempt, runner_id), found.vm_id)
 
     async def shorten_leases(self, *, now: datetime, longest_seconds: float) -> int:
         """Cut leases that lie further ahead than any runner asks for, since a clock jumped back: how many."""

@@ -13,8 +13,9 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from orchestrator.domain.task import MAX_PRIORITY
 from orchestrator.store.asking import ask
-from orchestrator.store.schema import SQL_HELD, SQL_READY, SQL_VM_OPEN
+from orchestrator.store.schema import SQL_HELD, SQL_READY
 from orchestrator.store.shares import share_out
+from orchestrator.store.taken import SQL_LEFT_OVER
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -53,12 +54,11 @@ SELECT (SELECT priority FROM top) AS priority, first.frontend AS frontend, first
     ORDER BY tasks.frontend, tasks.id LIMIT :most) AS oldest) AS ids,
   (SELECT sum(holds.count) FROM holds) AS all_held,
   CASE WHEN :limited = 1 THEN (
-    SELECT count(*) FROM vms WHERE {SQL_VM_OPEN} AND vms.pool = :pool AND NOT EXISTS (
-      SELECT 1 FROM tasks WHERE tasks.id = vms.task_id AND tasks.attempt = vms.attempt AND {SQL_HELD})
+    SELECT count(*) FROM vms WHERE {SQL_LEFT_OVER} AND vms.pool = :pool
   ) END AS left_over
 FROM first
 """
-_WORDS = {"SQL_READY": SQL_READY, "SQL_HELD": SQL_HELD, "SQL_VM_OPEN": SQL_VM_OPEN}
+_WORDS = {"SQL_READY": SQL_READY, "SQL_HELD": SQL_HELD, "SQL_LEFT_OVER": SQL_LEFT_OVER}
 _READ = {
     name: _WAITS.format(**_WORDS, AGGREGATE=aggregate)
     for name, aggregate in {"postgresql": "json_agg", "sqlite": "json_group_array"}.items()
@@ -67,17 +67,19 @@ _READ = {
 
 @dataclass(frozen=True, slots=True)
 class Served:
-    """A task's turn: the number that its queue had then."""
+    """A task's turn: the number that its queue had then. `vm_id`: the ready VM that it takes."""
 
     pool: str
     frontend: str
     task_id: str
     turn: int
+    vm_id: str | None
 
 
 class Line:
     """One queue. `turn`: when it was last served. `taken`: how many count against `max_vms`: tasks of it that runners
-    hold, with those that were served here, and VMs that are left over from others."""
+    hold, with those that were served here, and VMs that are for no task or left over from others. A task that takes
+    a ready one makes it no more."""
 
     def __init__(self, pool: str, most: int, *, limited: bool, now: datetime) -> None:
         self.pool = pool
@@ -91,6 +93,8 @@ class Line:
         self._held: dict[str, int] = {}
         self._served: Counter[str] = Counter()
         self._ids: set[str] = set()
+        self._more = 0
+        """By how much `taken` has grown here."""
         self._last: dict[str, int] = {}
         self._below: int | None = MAX_PRIORITY + 1
 
@@ -105,7 +109,7 @@ class Line:
         """Those that wait, in place of those that were read before."""
         self._below = rows[0]["priority"] if rows else None
         if rows:
-            self.taken = int(rows[0]["all_held"] or 0) + (rows[0]["left_over"] or 0) + len(self._ids)
+            self.taken = int(rows[0]["all_held"] or 0) + (rows[0]["left_over"] or 0) + self._more
         self._turns = {row["frontend"]: self._last.get(row["frontend"], row["turn"]) for row in rows}
         self._held = {row["frontend"]: row["held"] + self._served[row["frontend"]] for row in rows}
         self._waiting = {}
@@ -113,27 +117,30 @@ class Line:
             ids = json.loads(row["ids"]) if isinstance(row["ids"], str) else row["ids"]
             self._waiting[row["frontend"]] = [each for each in ids if each not in self._ids]
 
-    async def serve(self, connection: AsyncConnection, count: int) -> list[Served]:
-        """The next `count`; fewer, when no more wait."""
+    async def serve(self, connection: AsyncConnection, count: int, ready: list[str]) -> list[Served]:
+        """The next `count`; fewer, when no more wait. The first ones take the VMs in `ready`, out of which they go."""
         served: list[Served] = []
         while len(served) < count and self._below is not None:
             for frontend, task_id in share_out(self._waiting, self._held, self._turns, count - len(served)):
-                served += self.take(frontend, task_id)
+                served += self.take(frontend, task_id, ready)
             if len(served) < count:
                 [rows] = await ask(connection, [self.question(connection.dialect.name)])
                 self.hear(rows)
         return served
 
-    def take(self, frontend: str, task_id: str) -> list[Served]:
+    def take(self, frontend: str, task_id: str, ready: list[str]) -> list[Served]:
         """This one, unless it was served already."""
         if task_id in self._ids:
             return []
         if task_id in (waiting := self._waiting.get(frontend, [])):
             waiting.remove(task_id)
+        vm_id = ready.pop(0) if ready else None
         self.turn = max(self.turn, self._now) + 1
-        self.taken += 1
+        if vm_id is None:
+            self.taken += 1
+            self._more += 1
         self._ids.add(task_id)
         self._served[frontend] += 1
         self._turns[frontend] = self._last[frontend] = self.turn
         self._held[frontend] = self._held.get(frontend, 0) + 1
-        return [Served(self.pool, frontend, task_id, self.turn)]
+        return [Served(self.pool, frontend, task_id, self.turn, vm_id)]

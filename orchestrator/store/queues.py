@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from sqlalchemy import Update, func, or_, select, update
+from sqlalchemy import Update, case, func, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from orchestrator.domain.outcome import CANCELED_EXIT, Reason
@@ -25,13 +25,14 @@ class Queues:
         self._database = database
         self._bell = bell
 
-    async def list(self) -> tuple[QueueRow, ...]:
-        """Those that have or had a task, or of which something was said; by name."""
+    async def list(self, *, counts: bool = True) -> tuple[QueueRow, ...]:
+        """Those that have or had a task, or of which something was said; by name. counts: whether its tasks are
+        counted, which costs time for each that waits."""
         waiting = select(TASKS.c.pool, func.count()).where(TASKS.c.state == TaskState.QUEUED).group_by(TASKS.c.pool)
         held = select(TASKS.c.pool, func.count()).where(IS_HELD).group_by(TASKS.c.pool)
         async with self._database.reading() as connection:
-            waits = {row[0]: row[1] for row in await connection.execute(waiting)}
-            runs = {row[0]: row[1] for row in await connection.execute(held)}
+            waits = {row[0]: row[1] for row in await connection.execute(waiting)} if counts else {}
+            runs = {row[0]: row[1] for row in await connection.execute(held)} if counts else {}
             return tuple(
                 QueueRow(
                     pool=row.pool,
@@ -42,6 +43,9 @@ class Queues:
                     blocked_at=row.blocked_at,
                     waiting=waits.get(row.pool, 0),
                     held=runs.get(row.pool, 0),
+                    drained_at=row.drained_at,
+                    drained_because=row.drained_because,
+                    rotated_at=row.rotated_at,
                 )
                 for row in await connection.execute(select(QUEUES).order_by(QUEUES.c.pool))
             )
@@ -60,20 +64,39 @@ class Queues:
                 now=now,
             )
 
-    async def resume(self, pool: str, *, now: datetime) -> bool:
-        """False: it was not paused."""
-        resumed = update(QUEUES).where(QUEUES.c.pool == pool, QUEUES.c.paused_at.is_not(None))
+    async def drain(self, pool: str, because: str, *, now: datetime) -> bool:
+        """It is to have no machines but those in use, and nothing more of it is claimed. False: it was drained already.
+        One that was paused stays so since then, and for the reason that was given then."""
+        drained = update(QUEUES).where(QUEUES.c.pool == pool, QUEUES.c.drained_at.is_(None))
+        runs = QUEUES.c.paused_at.is_(None)
+        values = {
+            "drained_at": now,
+            "drained_because": because,
+            "paused_at": func.coalesce(QUEUES.c.paused_at, now),
+            "paused_because": case((runs, because), else_=QUEUES.c.paused_because),
+        }
+        data = {"pool": pool, "because": because}
         async with self._database.writing() as connection:
-            done = await _changed(
-                connection,
-                resumed.values(paused_at=None, paused_because=""),
-                EventKind.QUEUE_RESUMED,
-                {"pool": pool},
-                now=now,
-            )
+            await add_queues(connection, (pool,))
+            return await _changed(connection, drained.values(values), EventKind.QUEUE_DRAINED, data, now=now)
+
+    async def resume(self, pool: str, *, now: datetime) -> bool:
+        """It is neither paused nor drained any more. False: it was neither."""
+        resumed = update(QUEUES).where(QUEUES.c.pool == pool, QUEUES.c.paused_at.is_not(None))
+        values = {"paused_at": None, "paused_because": "", "drained_at": None, "drained_because": ""}
+        data = {"pool": pool}
+        async with self._database.writing() as connection:
+            done = await _changed(connection, resumed.values(values), EventKind.QUEUE_RESUMED, data, now=now)
         if done:
             self._bell.ring()
         return done
+
+    async def rotate(self, pool: str, *, now: datetime) -> None:
+        """Its ready machines that were made before now of an older image version are to be replaced."""
+        rotated = update(QUEUES).where(QUEUES.c.pool == pool).values(rotated_at=now)
+        async with self._database.writing() as connection:
+            await add_queues(connection, (pool,))
+            await _changed(connection, rotated, EventKind.QUEUE_ROTATED, {"pool": pool}, now=now)
 
     async def delete(self, pool: str, *, now: datetime) -> int:
         """Cancel all that is in it: what no runner holds at once, what one holds by its next heartbeat. How many."""

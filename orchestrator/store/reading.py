@@ -65,6 +65,22 @@ class Reading(Room):
         async with self._database.reading() as connection:
             return tuple((await connection.execute(query)).scalars())
 
+    async def depends_on(self, task_id: str) -> tuple[str, ...]:
+        """The tasks that this one waits or waited for, oldest first; those that were forgotten are left out."""
+        query = select(DEPENDENCIES.c.on_task_id).where(DEPENDENCIES.c.task_id == task_id)
+        async with self._database.reading() as connection:
+            return tuple((await connection.execute(query.order_by(DEPENDENCIES.c.on_task_id))).scalars())
+
+    async def waiting(self, pools: Collection[str], *, up_to: int = 1000) -> dict[str, int]:
+        """How many tasks of each of these pools are ready to be claimed, counted to a bound, which costs no more than
+        that however many wait. Also of queues that are paused."""
+        async with self._database.reading() as connection:
+            counted = {}
+            for pool in pools:
+                ready = select(literal(1)).where(READY, TASKS.c.pool == pool)
+                counted[pool] = (await connection.execute(_bounded(ready, up_to))).scalar_one()
+            return counted
+
     async def counts(self) -> dict[tuple[str, TaskState], int]:
         """How many tasks each pool has in each state; none is not counted."""
         query = select(TASKS.c.pool, TASKS.c.state, func.count()).group_by(TASKS.c.pool, TASKS.c.state)
@@ -117,5 +133,5 @@ class Reading(Room):
         return await self._read(query)
 
 
-def _bounded(query: Select[Any]) -> Select[Any]:
-    return select(func.count()).select_from(query.limit(BOUND).subquery())
+def _bounded(query: Select[Any], most: int = BOUND) -> Select[Any]:
+    return select(func.count()).select_from(query.limit(most).subquery())

@@ -74,7 +74,12 @@ class Runners:
 
     async def serving(self, pool: str, *, now: datetime) -> bool:
         """Whether a runner that is alive takes tasks of this pool."""
-        return any(pool in row.pools and row.draining_at is None for row in await self.alive(now=now))
+        return bool(await self.of_pool(pool, now=now))
+
+    async def of_pool(self, pool: str, *, now: datetime) -> tuple[str, ...]:
+        """The ids of the runners that are alive and take tasks of this pool, sorted."""
+        rows = await self.alive(now=now)
+        return tuple(sorted(row.id for row in rows if pool in row.pools and row.draining_at is None))
 
     async def leave(self, runner_id: str, *, now: datetime) -> bool:
         """A runner ends. False: no such runner, or it has left before."""

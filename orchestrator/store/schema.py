@@ -59,6 +59,7 @@ SQL_PENDING = f"tasks.state = '{TaskState.QUEUED}' AND tasks.admitted_at IS NULL
 SQL_HELD = f"tasks.state IN {_held}"
 SQL_OPEN = f"tasks.state NOT IN {_over}"
 SQL_VM_OPEN = f"vms.state <> '{VmState.DESTROYED}'"
+SQL_SPARE = "vms.task_id IS NULL"
 
 
 def condition(words: str) -> ColumnElement[bool]:
@@ -67,7 +68,8 @@ def condition(words: str) -> ColumnElement[bool]:
     return literal_column(f"({words})")
 
 
-READY, PENDING, IS_HELD, IS_OPEN, VM_OPEN = map(condition, (SQL_READY, SQL_PENDING, SQL_HELD, SQL_OPEN, SQL_VM_OPEN))
+READY, PENDING, IS_HELD, IS_OPEN = map(condition, (SQL_READY, SQL_PENDING, SQL_HELD, SQL_OPEN))
+VM_OPEN, IS_SPARE = map(condition, (SQL_VM_OPEN, SQL_SPARE))
 
 
 def _partial(name: str, *columns: str, where: str, unique: bool = False) -> Index:
@@ -171,9 +173,11 @@ class Dependency(_Base, table=True):
 
 class Queue(_Base, table=True):
     """What is said of a pool's queue, from its first task on. `turn`: when it was last served, in microseconds since
-    1970, or one more than the time before."""
+    1970, or one more than the time before. One that is drained is paused, too. `rotated_at`: machines of older image
+    versions that were made before are to be replaced."""
 
     __tablename__ = "queues"
+    __table_args__ = (CheckConstraint("drained_at IS NULL OR paused_at IS NOT NULL", name="drained"),)
 
     pool: str = Field(primary_key=True)
     paused_at: datetime | None = Field(sa_type=UtcDateTime)
@@ -182,6 +186,9 @@ class Queue(_Base, table=True):
     blocked_message: str = Field(sa_type=SafeText)
     blocked_at: datetime | None = Field(sa_type=UtcDateTime)
     turn: int = Field(sa_type=BigInteger)
+    drained_at: datetime | None = Field(sa_type=UtcDateTime)
+    drained_because: str = Field(sa_type=SafeText)
+    rotated_at: datetime | None = Field(sa_type=UtcDateTime)
 
 
 class Share(_Base, table=True):
@@ -224,7 +231,12 @@ class Schedule(_Base, table=True):
     made_at: datetime = Field(sa_type=UtcDateTime)
 
 
+LAUNCHES = ("ok", "failed")
+
+
 class Vm(_Base, table=True):
+    """For no attempt (`task_id` is NULL): a spare. `launch`: how it went, once that is known."""
+
     __tablename__ = "vms"
     __table_args__ = (
         CheckConstraint(f"state IN {one_of(VmState)}", name="state"),
@@ -237,7 +249,14 @@ class Vm(_Base, table=True):
         CheckConstraint(
             "(task_id IS NULL AND attempt IS NULL) OR (task_id IS NOT NULL AND attempt IS NOT NULL)", name="attempt"
         ),
+        CheckConstraint(
+            "(launch IS NULL AND launch_at IS NULL) OR "
+            f"(launch IS NOT NULL AND launch IN {one_of(LAUNCHES)} AND launch_at IS NOT NULL)",
+            name="launch",
+        ),
         _partial("ix_vms_open", "pool", where=SQL_VM_OPEN),
+        _partial("ix_vms_launch_at", "launch_at", where="launch_at IS NOT NULL"),
+        _partial("ix_vms_destroyed_at", "destroyed_at", where=f"{SQL_SPARE} AND destroyed_at IS NOT NULL"),
         Index("ix_vms_task_id_attempt", "task_id", "attempt"),
     )
 
@@ -258,6 +277,10 @@ class Vm(_Base, table=True):
     close_proof: str | None = Field(sa_type=SafeText)
     host_public_key: str | None
     host: str | None
+    launch: str | None
+    launch_message: str | None = Field(sa_type=SafeText)
+    launch_seconds: float | None
+    launch_at: datetime | None = Field(sa_type=UtcDateTime)
 
 
 class Attempt(_Base, table=True):

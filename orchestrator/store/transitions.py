@@ -75,6 +75,7 @@ class VmMoved:
     deadline_at: until when the VM may stay so; needed in every state but DESTROYED.
     close_proof: how we know that it is gone; needed for DESTROYED.
     because: for the event log.
+    if_spare: only while the VM is for no attempt. Who ends one that waits says so: a claim may take it this moment.
     """
 
     vm_id: str
@@ -84,6 +85,7 @@ class VmMoved:
     address: str | None = None
     close_proof: str | None = None
     because: str = ""
+    if_spare: bool = False
 
     def __post_init__(self) -> None:
         if self.state is VmState.DESTROYED:

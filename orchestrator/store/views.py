@@ -70,10 +70,12 @@ class TaskRow:
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """What a runner gets: the task as it is now, and the lease to name in every write."""
+    """What a runner gets: the task as it is now, and the lease to name in every write. vm_id: the VM that the attempt
+    has already: a ready one that was taken with the task, or that of an attempt that was adopted."""
 
     task: TaskRow
     lease: Lease
+    vm_id: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +112,8 @@ class AttemptRow:
 class VmRow:
     """`cloud_id` is None until OpenNebula has answered. `host_key`: fingerprint of the key that we made for it,
     `host_public_key`: its whole public line. `host`: of the hypervisor, when known. `deadline_at`: until when it may
-    stay in this state. `close_proof`: how we know that it is gone."""
+    stay in this state. `close_proof`: how we know that it is gone. `launch`: "ok" or "failed", once that is known, with
+    what was said of it and what it took."""
 
     id: str
     cloud_id: int | None
@@ -129,6 +132,40 @@ class VmRow:
     close_proof: str | None
     host_public_key: str | None
     host: str | None
+    launch: str | None = None
+    launch_message: str = ""
+    launch_seconds: float | None = None
+    launch_at: datetime | None = None
+
+    @property
+    def spare(self) -> bool:
+        """It is for no attempt (yet)."""
+        return self.task_id is None
+
+
+@dataclass(frozen=True, slots=True)
+class VmCount:
+    """How many open VMs a runner has in a state. `spare`: those that are for no attempt, or the others."""
+
+    pool: str
+    runner_id: str | None
+    state: VmState
+    spare: bool
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class Launch:
+    """How the launch of a VM went, `at` that instant. `host`: of the hypervisor, empty when it is not known."""
+
+    vm_id: str
+    pool: str
+    image_version: str
+    host: str
+    ok: bool
+    message: str
+    seconds: float | None
+    at: datetime
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,7 +198,9 @@ class RunnerRow:
 @dataclass(frozen=True, slots=True)
 class QueueRow:
     """What is said of a pool's queue. `blocked_reason`, `blocked_message`: why nothing of it can be placed now, as the
-    runner saw it that looked last. `waiting`, `held`: how many of its tasks are QUEUED, or held by a runner."""
+    runner saw it that looked last. `waiting`, `held`: how many of its tasks are QUEUED, or held by a runner; 0 when
+    they were not counted. `drained_at`: since when it is to have no machines; it is paused as long. `rotated_at`:
+    machines made before then of an older image version are to be replaced."""
 
     pool: str
     paused_at: datetime | None
@@ -171,6 +210,9 @@ class QueueRow:
     blocked_at: datetime | None
     waiting: int
     held: int
+    drained_at: datetime | None = None
+    drained_because: str = ""
+    rotated_at: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -266,7 +308,20 @@ def attempt_view(row: Row) -> AttemptRow:
 
 def vm_view(row: Row) -> VmRow:
     fields = {name: row[name] for name in VmRow.__dataclass_fields__}
-    return VmRow(**{**fields, "state": VmState(row["state"])})
+    return VmRow(**{**fields, "state": VmState(row["state"]), "launch_message": row["launch_message"] or ""})
+
+
+def launch_view(row: Row) -> Launch:
+    return Launch(
+        vm_id=row["id"],
+        pool=row["pool"],
+        image_version=row["image_version"],
+        host=row["host"] or "",
+        ok=row["launch"] == "ok",
+        message=row["launch_message"] or "",
+        seconds=row["launch_seconds"],
+        at=row["launch_at"],
+    )
 
 
 def event_view(row: Row) -> EventRow:

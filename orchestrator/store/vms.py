@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
 from sqlalchemy import Executable, func, select
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from orchestrator.domain.vm import LEGAL_MOVES, VmState
 from orchestrator.store.chain import Chain, Columns
 from orchestrator.store.columns import as_utc, shown
 from orchestrator.store.engine import Database
-from orchestrator.store.events import EventKind, vm_event, write_event
-from orchestrator.store.grouped import guarded
+from orchestrator.store.events import EventKind, vm_event
+from orchestrator.store.grouped import Grouped, guarded
 from orchestrator.store.guards import legal
 from orchestrator.store.ids import new_id
-from orchestrator.store.schema import SQL_VM_OPEN, VM_OPEN, VMS
+from orchestrator.store.schema import IS_SPARE, LAUNCHES, SQL_SPARE, SQL_VM_OPEN, VM_OPEN, VMS
+from orchestrator.store.taken import taken
 from orchestrator.store.transitions import VmMoved, VmRequest
-from orchestrator.store.views import Row, VmRow, vm_view
+from orchestrator.store.views import Launch, VmCount, VmRow, launch_view, vm_view
 
 _CHANGED = "RETURNING vms.id AS vm_id, vms.task_id, vms.attempt, vms.runner_id, vms.state"
 _RETURNED: Columns = {"vm_id": str, "task_id": str, "attempt": int, "runner_id": str, "state": str}
@@ -82,6 +83,7 @@ _MOVE = Chain(
         "close_proof": str,
         "at": datetime,
         "because": str,
+        "if_spare": bool,
     },
     f"""
     UPDATE vms SET state = v.state, moved_at = v.at, address = coalesce(v.address, vms.address),
@@ -90,10 +92,21 @@ _MOVE = Chain(
       close_proof = CASE WHEN v.state = '{VmState.DESTROYED}' THEN v.close_proof END
     FROM v WHERE vms.id = v.vm_id AND (vms.state, v.state) IN {legal(LEGAL_MOVES)}
       AND (v.runner_id IS NULL OR vms.runner_id = v.runner_id)
-      AND (v.state <> '{VmState.IN_USE}' OR vms.task_id IS NOT NULL) {_CHANGED}
+      AND (v.state <> '{VmState.IN_USE}' OR vms.task_id IS NOT NULL)
+      AND (NOT v.if_spare OR {SQL_SPARE}) {_CHANGED}
     """,  # noqa: S608  made of our own words alone
     returned=_RETURNED,
     events=vm_event(EventKind.VM_MOVED),
+    locked=_IN_ORDER,
+)
+_RECORD_LAUNCH = Chain(
+    {"vm_id": str, "launch": str, "message": str, "seconds": float, "host": str, "at": datetime},
+    f"""
+    UPDATE vms SET launch = v.launch, launch_message = v.message, launch_seconds = v.seconds, launch_at = v.at,
+      host = coalesce(v.host, vms.host)
+    FROM v WHERE vms.id = v.vm_id AND vms.launch IS NULL {_CHANGED}
+    """,  # noqa: S608  made of our own words alone
+    returned=_RETURNED,
     locked=_IN_ORDER,
 )
 
@@ -102,14 +115,17 @@ class Vms:
     def __init__(self, database: Database) -> None:
         self._database = database
         self._request = guarded(database, _REQUEST, "vm_id", of="task_id")
-        self._request_spare = guarded(database, _REQUEST_SPARE, "vm_id")
+        self._request_spare = Grouped(self._request_spares, key=lambda asked: asked[0]["vm_id"])
         self._know = guarded(database, _KNOW, "vm_id")
         self._move = guarded(database, _MOVE, "vm_id")
+        self._record_launch = guarded(database, _RECORD_LAUNCH, "vm_id")
 
-    async def request(self, request: VmRequest, *, now: datetime) -> VmRow | None:
+    async def request(self, request: VmRequest, *, now: datetime, max_vms: int | None = None) -> VmRow | None:
         """Write down the intent, before OpenNebula is asked: a VM that is REQUESTED. Its id goes into the VM's tags.
 
-        None: the attempt that it is for is over, or has a VM already; do not ask for one.
+        max_vms: of a spare, how many VMs its pool may have over all runners; a task that is held counts as one, whether
+        its VM is there yet or not. None: the attempt that it is for is over, or has a VM already, or the pool has as
+        many as it may; do not ask for one.
         """
         lease = request.lease
         row = {
@@ -126,12 +142,27 @@ class Vms:
             "deadline_at": request.deadline_at,
             "because": "",
         }
-        if not await (self._request_spare if lease is None else self._request)(row):
+        if not await (self._request_spare((row, max_vms)) if lease is None else self._request(row)):
             return None
         unknown: dict[str, Any] = dict.fromkeys(VmRow.__dataclass_fields__)
         row |= {name: shown(value) for name, value in row.items() if isinstance(value, str)}  # as it is kept
         at = {"created_at": as_utc(now), "moved_at": as_utc(now), "deadline_at": as_utc(request.deadline_at)}
         return vm_view({**unknown, **row, **at, "id": row["vm_id"], "state": VmState.REQUESTED})
+
+    async def _request_spares(self, group: Sequence[tuple[Mapping[str, Any], int | None]]) -> Sequence[bool]:
+        """In turn with those who claim of the same queues."""
+        limited = sorted({row["pool"] for row, max_vms in group if max_vms is not None})
+        async with self._database.writing() as connection:
+            has = await taken(connection, limited)
+            fits = []
+            for row, max_vms in group:
+                fits.append(max_vms is None or has[row["pool"]] < max_vms)
+                if fits[-1] and row["pool"] in has:
+                    has[row["pool"]] += 1
+            rows = [row for (row, _), fit in zip(group, fits, strict=True) if fit]
+            if rows:
+                await _REQUEST_SPARE.run_last(connection, rows)
+        return fits
 
     async def set_cloud_id(self, vm_id: str, cloud_id: int, *, now: datetime) -> bool:
         """OpenNebula has answered. False: it has one already, or is gone. Writing the same id again is fine."""
@@ -150,8 +181,31 @@ class Vms:
                 "close_proof": moved.close_proof,
                 "at": now,
                 "because": moved.because or moved.close_proof or "",
+                "if_spare": moved.if_spare,
             }
         )
+
+    async def record_launch(
+        self,
+        vm_id: str,
+        *,
+        ok: bool,
+        now: datetime,
+        message: str = "",
+        seconds: float | None = None,
+        host: str = "",
+    ) -> bool:
+        """How its launch went, what it took, and on which host. False: that was recorded before."""
+        launch = LAUNCHES[0] if ok else LAUNCHES[1]
+        row = {"vm_id": vm_id, "launch": launch, "message": message, "seconds": seconds, "host": host or None}
+        return await self._record_launch({**row, "at": now})
+
+    async def launches(self, *, since: datetime, limit: int = 1000) -> tuple[Launch, ...]:
+        """Those that were recorded since then, newest first."""
+        query = select(VMS).where(VMS.c.launch_at.is_not(None), VMS.c.launch_at >= since)
+        async with self._database.reading() as connection:
+            found = await connection.execute(query.order_by(VMS.c.launch_at.desc(), VMS.c.id.desc()).limit(limit))
+            return tuple(launch_view(row) for row in found.mappings())
 
     async def get(self, vm_id: str) -> VmRow | None:
         found = await self._read(select(VMS).where(VMS.c.id == vm_id))
@@ -167,6 +221,19 @@ class Vms:
         async with self._database.reading() as connection:
             return {row[0]: row[1] for row in await connection.execute(query)}
 
+    async def counts(self) -> tuple[VmCount, ...]:
+        """How many open ones there are, by pool, runner, state, and whether they are spare."""
+        columns = (VMS.c.pool, VMS.c.runner_id, VMS.c.state, IS_SPARE.label("spare"))
+        query = select(*columns, func.count()).where(VM_OPEN).group_by(*columns[:3], IS_SPARE)
+        async with self._database.reading() as connection:
+            found = await connection.execute(query.order_by(*columns[:3]))
+            return tuple(VmCount(row[0], row[1], VmState(row[2]), bool(row[3]), row[4]) for row in found)
+
+    async def spares(self, runner_id: str | None = None) -> tuple[VmRow, ...]:
+        """Open ones that are for no attempt (of this runner), oldest first."""
+        query = select(VMS).where(VM_OPEN, IS_SPARE).order_by(VMS.c.id)
+        return await self._read(query if runner_id is None else query.where(VMS.c.runner_id == runner_id))
+
     async def of_task(self, task_id: str) -> tuple[VmRow, ...]:
         """All that a task was ever given, oldest first."""
         return await self._read(select(VMS).where(VMS.c.task_id == task_id).order_by(VMS.c.id))
@@ -179,17 +246,3 @@ class Vms:
         async with self._database.reading() as connection:
             rows = (await connection.execute(query)).mappings()
             return tuple(vm_view(row) for row in rows)
-
-    async def _tell(
-        self, connection: AsyncConnection, kind: EventKind, row: Row, *, now: datetime, because: str
-    ) -> None:
-        await write_event(
-            connection,
-            kind,
-            now=now,
-            task_id=row["task_id"],
-            attempt=row["attempt"],
-            vm_id=row["id"],
-            runner_id=row["runner_id"],
-            data={"state": row["state"], "because": because},
-        )
