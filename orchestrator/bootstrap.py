@@ -16,6 +16,7 @@ import urllib.parse
 from collections.abc import AsyncIterator, Collection, Iterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from orchestrator.provisioning.ports import SshIdentity
     from orchestrator.runner.tools import Console, Tools
     from orchestrator.scheduler.upkeep import Upkeep
+    from orchestrator.telemetry import Address, Metrics, Telemetry
 
 CONSOLE_TAIL_BYTES = 16 * 1024
 CLOUD_START_SECONDS = 30.0
@@ -76,6 +78,30 @@ async def open_house(settings: Settings) -> AsyncIterator[House]:
     make_home(settings)
     async with await Store.open(settings.database_url) as store:
         yield House(settings, store, Artifacts(settings.artifacts))
+
+
+@asynccontextmanager
+async def open_metrics(address: Address | None) -> AsyncIterator[Metrics]:
+    """What this process counts, served at the address. Raises NotPossible when nothing can listen there."""
+    from orchestrator.telemetry import Metrics, exposed
+
+    metrics = Metrics()
+    async with AsyncExitStack() as opened:
+        if address is not None:
+            where = await opened.enter_async_context(exposed(metrics, address))
+            _log.warning("metrics are served at http://%s/metrics", where)
+        yield metrics
+
+
+@asynccontextmanager
+async def open_telemetry(house: House, metrics: Metrics | None = None) -> AsyncIterator[Telemetry]:
+    """Measurements: counted in `metrics`, and sent as traces where OpenTelemetry's variables say so."""
+    from orchestrator.reports.ended import ended
+    from orchestrator.telemetry import Telemetry, open_traces
+
+    telemetry = Telemetry(metrics, traces=open_traces(os.environ))
+    async with telemetry.going(partial(ended, house.store)):
+        yield telemetry
 
 
 async def load_pools(settings: Settings) -> Mapping[str, Pool]:
@@ -145,11 +171,13 @@ async def open_tools(
     serves: bool = True,
     name: str | None = None,
     pools: Collection[str] | None = None,
+    telemetry: Telemetry | None = None,
 ) -> AsyncIterator[Tools]:
     """A runner's tools, the runner being registered for as long as they are open.
 
     serves: False: it will take one task of its own and nothing else, so nobody should count on it. name: the runner's,
     HOST-PID unless given. pools: the names of those that it serves; None: all of the inventory.
+    telemetry: unless given, one of its own, of which only traces are seen.
     Raises NotFound for a pool that there is not, NotPossible when a living runner has the name.
     """
     from orchestrator.runner.beside import beside
@@ -158,6 +186,9 @@ async def open_tools(
 
     served = _chosen(await load_pools(house.settings), pools)
     async with AsyncExitStack() as opened:
+        if telemetry is None:
+            telemetry = await opened.enter_async_context(open_telemetry(house))
+        telemetry.metrics.pools = served
         cloud = await opened.enter_async_context(open_cloud(house.settings, start=start_cloud))
         us = registered(house.store, tuple(served) if serves else (), name=name)
         runner_id = await opened.enter_async_context(us)
@@ -174,6 +205,7 @@ async def open_tools(
             console=console_reader(house.settings),
             forbidden=_forbidden(cloud.client.endpoint),
             lease_seconds=house.settings.lease_seconds,
+            telemetry=telemetry,
         )
 
 
@@ -201,8 +233,13 @@ async def _reread_pools(house: House, runner_id: str, served: dict[str, Pool], n
 
 
 @asynccontextmanager
-async def open_upkeep(house: House, *, cloud: Cloud | None = None) -> AsyncIterator[Upkeep]:
-    """What the chores work with. `cloud`: one that is open already. Raises InvalidPool, and what `open_cloud` does."""
+async def open_upkeep(
+    house: House, *, cloud: Cloud | None = None, telemetry: Telemetry | None = None
+) -> AsyncIterator[Upkeep]:
+    """What the chores work with. `cloud`, `telemetry`: what is open already.
+
+    Raises InvalidPool, and what `open_cloud` does.
+    """
     from orchestrator.scheduler.upkeep import Upkeep
 
     async def read_pools() -> Mapping[str, Pool]:
@@ -212,7 +249,11 @@ async def open_upkeep(house: House, *, cloud: Cloud | None = None) -> AsyncItera
     async with AsyncExitStack() as opened:
         if cloud is None:
             cloud = await opened.enter_async_context(open_cloud(house.settings))
-        yield Upkeep(house.store, house.artifacts, cloud, pools, read_pools, house.settings.lease_seconds)
+        if telemetry is None:
+            telemetry = await opened.enter_async_context(open_telemetry(house))
+        telemetry.metrics.pools = pools
+        lease_seconds = house.settings.lease_seconds
+        yield Upkeep(house.store, house.artifacts, cloud, pools, read_pools, lease_seconds, telemetry)
 
 
 def _chosen(pools: Mapping[str, Pool], names: Collection[str] | None) -> dict[str, Pool]:

@@ -30,6 +30,7 @@ class Settings:
     cache: what every home of this user may share, and may be deleted (`$XDG_CACHE_HOME/mayfly`, default `~/.cache`).
     inventory: `MAYFLY_INVENTORY`, the Ansible inventory with the pools (default `inventories/local`).
     lease_seconds: `MAYFLY_LEASE_SECONDS`, how long a runner may be silent before another takes its tasks (default 60).
+    metrics: `MAYFLY_METRICS`, where services serve their metrics, `HOST:PORT`; empty: nowhere.
     """
 
     home: Path
@@ -39,6 +40,7 @@ class Settings:
     cache: Path
     inventory: Path
     lease_seconds: float = LEASE_SECONDS
+    metrics: str = ""
 
     @classmethod
     def from_environment(cls, environment: dict[str, str] | None = None) -> Settings:
@@ -53,6 +55,7 @@ class Settings:
             cache=Path(env.get("XDG_CACHE_HOME") or "~/.cache").expanduser().absolute() / "mayfly",
             inventory=Path(env.get("MAYFLY_INVENTORY") or data_root() / "inventories" / "local").absolute(),
             lease_seconds=_seconds(env.get("MAYFLY_LEASE_SECONDS") or str(LEASE_SECONDS)),
+            metrics=env.get("MAYFLY_METRICS") or "",
         )
 
     @property

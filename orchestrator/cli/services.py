@@ -24,6 +24,7 @@ from orchestrator.runner.patience import back_off
 from orchestrator.scheduler.loop import CHORES
 from orchestrator.scheduler.loop import serve as serve_chores
 from orchestrator.settings import Settings
+from orchestrator.telemetry import Telemetry, read_address
 
 _T = TypeVar("_T")
 
@@ -36,9 +37,17 @@ Drain = Annotated[
         "--drain-seconds", metavar="TIME", help="How long attempts may go on after a SIGTERM, before others take over."
     ),
 ]
+MetricsAt = Annotated[
+    str | None,
+    typer.Option(
+        "--metrics",
+        metavar="HOST:PORT",
+        help="Serve Prometheus metrics there; a port alone is on 127.0.0.1. [MAYFLY_METRICS, else nowhere]",
+    ),
+]
 
 
-def up(limit: Limit = 2, drain_seconds: Drain = f"{DRAIN_SECONDS:g}") -> None:
+def up(limit: Limit = 2, drain_seconds: Drain = f"{DRAIN_SECONDS:g}", metrics: MetricsAt = None) -> None:
     """Everything for one machine: the local cloud (unless ONE_XMLRPC is set), the scheduler and one runner."""
     settings = Settings.from_environment()
 
@@ -47,9 +56,13 @@ def up(limit: Limit = 2, drain_seconds: Drain = f"{DRAIN_SECONDS:g}") -> None:
         with _signals() as told:
             async with AsyncExitStack() as opened:
                 opened.enter_context(bootstrap.only_one(settings, "up"))
-                house = await _when_there(opened, lambda: bootstrap.open_house(settings))
-                tools = await _when_there(opened, lambda: bootstrap.open_tools(house, start_cloud=True))
-                upkeep = await _when_there(opened, lambda: bootstrap.open_upkeep(house, cloud=tools.cloud))
+                house, telemetry = await _opened(opened, settings, metrics)
+                tools = await _when_there(
+                    opened, lambda: bootstrap.open_tools(house, start_cloud=True, telemetry=telemetry)
+                )
+                upkeep = await _when_there(
+                    opened, lambda: bootstrap.open_upkeep(house, cloud=tools.cloud, telemetry=telemetry)
+                )
                 output.note(f"up: home {settings.home}, cloud {tools.cloud.client.endpoint}; Ctrl-C to stop")
                 stop = told.begin()
                 await _together(
@@ -68,6 +81,7 @@ def runner(
     ] = None,
     limit: Limit = 2,
     drain_seconds: Drain = f"{DRAIN_SECONDS:g}",
+    metrics: MetricsAt = None,
 ) -> None:
     """One runner: claims tasks and drives their machines. Run as many as you like, on any hosts."""
     settings = Settings.from_environment()
@@ -76,22 +90,24 @@ def runner(
         seconds = _drain(drain_seconds)
         with _signals() as told:
             async with AsyncExitStack() as opened:
-                house = await _when_there(opened, lambda: bootstrap.open_house(settings))
-                tools = await _when_there(opened, lambda: bootstrap.open_tools(house, name=name, pools=pool))
+                house, telemetry = await _opened(opened, settings, metrics)
+                tools = await _when_there(
+                    opened, lambda: bootstrap.open_tools(house, name=name, pools=pool, telemetry=telemetry)
+                )
                 await serve_runner(tools, told.begin(), limit=limit, drain_seconds=seconds)
 
     perform(work())
 
 
-def scheduler() -> None:
+def scheduler(metrics: MetricsAt = None) -> None:
     """The periodic chores. Of several schedulers, one acts."""
     settings = Settings.from_environment()
 
     async def work() -> None:
         with _signals() as told:
             async with AsyncExitStack() as opened:
-                house = await _when_there(opened, lambda: bootstrap.open_house(settings))
-                upkeep = await _when_there(opened, lambda: bootstrap.open_upkeep(house))
+                house, telemetry = await _opened(opened, settings, metrics)
+                upkeep = await _when_there(opened, lambda: bootstrap.open_upkeep(house, telemetry=telemetry))
                 await serve_chores(upkeep, told.begin())
 
     perform(work())
@@ -115,6 +131,18 @@ def chore(name: Annotated[str, typer.Argument(metavar="NAME", help=f"One of {', 
                     output.say(line)
 
     perform(work())
+
+
+async def _opened(
+    opened: AsyncExitStack, settings: Settings, metrics_at: str | None
+) -> tuple[bootstrap.House, Telemetry]:
+    """What every service has. A port that is taken is told at once; metrics are served while the database is waited
+    for."""
+    named, text = ("metrics", metrics_at) if metrics_at is not None else ("MAYFLY_METRICS", settings.metrics)
+    address = parse(named, read_address, text) if text else None
+    metrics = await opened.enter_async_context(bootstrap.open_metrics(address))
+    house = await _when_there(opened, lambda: bootstrap.open_house(settings))
+    return house, await opened.enter_async_context(bootstrap.open_telemetry(house, metrics))
 
 
 def _drain(text: str) -> float:

@@ -8,18 +8,18 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 from collections.abc import Iterator, Sequence
+from datetime import datetime
 from typing import Any
 
 from orchestrator.artifacts import Artifacts, Log, LogName, Tree
 from orchestrator.domain.vm import VmState
+from orchestrator.reports.ended import end_of, queued_at
 from orchestrator.reports.waiting import Standing, is_canceling, standing_json
 from orchestrator.store import AttemptRow, EventKind, EventRow, Store, TaskRow, VmRow
 from orchestrator.trace.summary import Summary, summarize
 
 Report = dict[str, Any]
 
-
-_ENDS = (EventKind.TASK_REQUEUED, EventKind.TASK_FINISHED, EventKind.TASK_FAILED, EventKind.TASK_CANCELED)
 _ALL = 1_000_000
 
 
@@ -27,9 +27,12 @@ async def report_of(store: Store, artifacts: Artifacts, task: TaskRow, *, standi
     """The whole report, as docs/reference/report.md explains it; `standing` is what `waiting.Line` said."""
     vms = {vm.id: vm for vm in await store.vms.of_task(task.id)}
     events = await store.events.list(task_id=task.id, limit=_ALL)
+    rows = await store.attempts.of_task(task.id)
     attempts = [
-        await asyncio.to_thread(_attempt, attempt, vms.get(attempt.vm_id or ""), events, artifacts)
-        for attempt in await store.attempts.of_task(task.id)
+        await asyncio.to_thread(
+            _attempt, attempt, queued_at(task.submitted_at, before), vms.get(attempt.vm_id or ""), events, artifacts
+        )
+        for before, attempt in zip((None, *rows), rows, strict=False)
     ]
     notes = [
         {"at": event.at, "attempt": event.attempt, "message": event.data["message"]}
@@ -68,13 +71,16 @@ async def report_of(store: Store, artifacts: Artifacts, task: TaskRow, *, standi
     }
 
 
-def _attempt(attempt: AttemptRow, vm: VmRow | None, events: Sequence[EventRow], artifacts: Artifacts) -> Report:
+def _attempt(
+    attempt: AttemptRow, queued_at: datetime, vm: VmRow | None, events: Sequence[EventRow], artifacts: Artifacts
+) -> Report:
     outputs = artifacts.outputs(attempt.task_id, attempt.number)
     outcome = attempt.outcome
-    end = next((event for event in events if event.attempt == attempt.number and event.kind in _ENDS), None)
+    end = end_of(events, attempt.number)
     return {
         "number": attempt.number,
         "runner": attempt.runner_id,
+        "queued_at": queued_at,
         "started_at": attempt.started_at,
         "finished_at": attempt.finished_at,
         "reason": None if end is None else end.data.get("reason"),

@@ -13,6 +13,7 @@ from orchestrator.opennebula import Cloud
 from orchestrator.settings import LEASE_SECONDS
 from orchestrator.store import Store
 from orchestrator.telemetry import Telemetry
+from orchestrator.telemetry import Telemetry
 
 
 class Console(Protocol):
@@ -36,4 +37,5 @@ class Tools:
     console: Console
     forbidden: tuple[tuple[str, int], ...] = ()
     lease_seconds: float = LEASE_SECONDS
+    telemetry: Telemetry = field(default_factory=Telemetry)
     telemetry: Telemetry = field(default_factory=Telemetry)

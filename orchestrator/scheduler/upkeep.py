@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from sqlalchemy.exc import SQLAlchemyError
@@ -14,6 +14,7 @@ from orchestrator.domain.pool import Pool
 from orchestrator.opennebula import Cloud
 from orchestrator.settings import LEASE_SECONDS
 from orchestrator.store import Store
+from orchestrator.telemetry import Telemetry
 
 TROUBLE = (MayflyError, SQLAlchemyError, OSError)
 """What a door may raise, beside a mistake of ours."""
@@ -30,6 +31,7 @@ class Upkeep:
     pools: dict[str, Pool]
     read_pools: Callable[[], Awaitable[Mapping[str, Pool]]]
     lease_seconds: float = LEASE_SECONDS
+    telemetry: Telemetry = field(default_factory=Telemetry)
 
 
 class Chore(Protocol):

@@ -8,6 +8,7 @@ import inspect
 import re
 import subprocess
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +19,17 @@ from orchestrator.cli import app
 from orchestrator.domain import errors
 from orchestrator.domain.errors import MayflyError
 from orchestrator.domain.pool import Pool
+from orchestrator.domain.task import Stage
 from orchestrator.guest import errors as guest_errors
 from orchestrator.localcloud.knobs import CloudSettings
 from orchestrator.localcloud.server import CALLS
 from orchestrator.localcloud.troubles import KINDS
 from orchestrator.provisioning.quantities import size_in_bytes, time_in_seconds
 from orchestrator.provisioning.variables import PREFIX, PoolVariables
+from orchestrator.reports.ended import ENDS
 from orchestrator.store import EventKind
+from orchestrator.telemetry import Ended, Look, Metrics
+from orchestrator.telemetry.metrics import LEAKED_KINDS, REQUEST_RESULTS
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
@@ -194,6 +199,41 @@ def test_every_error_is_in_the_reference() -> None:
 
 def test_every_event_is_in_the_reference() -> None:
     assert first_names(REFERENCE / "events.md") == list(EventKind)
+
+
+def test_every_metric_is_in_the_reference_with_its_kind_and_labels() -> None:
+    metrics = Metrics({"small": Pool(name="small", image="debian-12")})
+    metrics.claimed("small", warm=True, waited_seconds=1.0)
+    metrics.adopted("small")
+    metrics.launched("small", "debian-12", 1.0)
+    metrics.ready("small", 1)
+    instant = datetime(2026, 1, 1, tzinfo=UTC)
+    stages = {Stage.EXECUTING: (instant, instant)}
+    metrics.ended(Ended("t", 1, "small", "r", instant, instant, instant, stages, "finished"))
+    metrics.request("vm.info", "ok", 1.0)
+    metrics.chore("reap", 1.0, ok=True)
+    metrics.leads(True)
+    metrics.saw(Look())
+    metrics.overdue(0)
+    counted = {}
+    for family in metrics.registry.collect():
+        name = family.name + {"counter": "_total", "info": "_info"}.get(family.type, "")
+        labels = {label for sample in family.samples for label in sample.labels} - {"le"}
+        if name.startswith("mayfly_"):
+            assert family.samples, f"{name} was given no value: the comparison of its labels would say nothing"
+            counted[name] = ("gauge" if family.type == "info" else family.type, labels)
+    page = REFERENCE / "metrics.md"
+    assert {spans(row[0])[0]: (row[1], set(spans(row[2]))) for row in rows(page)} == counted
+    assert len(list(rows(page))) == len(counted)
+    values = "\n".join(row[3] for row in rows(page))
+    told = {*REQUEST_RESULTS, *LEAKED_KINDS, *ENDS.values(), "refused", "warm", "cold", "other"}
+    assert [each for each in told if f"`{each}`" not in values + page.read_text().split("##")[0]] == []
+
+
+def test_every_metric_that_the_page_about_them_names_exists() -> None:
+    known = set(first_names(REFERENCE / "metrics.md"))
+    named = re.findall(r"\bmayfly_\w+", (DOCS / "howto" / "observe.md").read_text())
+    assert {re.sub("_(bucket|sum|count)$", "", name) for name in named} - known == set()
 
 
 def test_the_local_clouds_calls_knobs_and_faults() -> None:
