@@ -26,7 +26,7 @@ CHANNEL = "mayfly_ready"
 # Nothing is written that would have to wait for the disk.
 _WORD = f"SELECT set_config('synchronous_commit', 'off', true), pg_notify('{CHANNEL}', '')"
 LOOK_SECONDS = 0.02
-"""How often one looks where nobody gives word: 6 µs each."""
+"""How often one looks where nobody gives word; some microseconds each."""
 _READY_BY = one_of(
     (
         EventKind.TASK_SUBMITTED,

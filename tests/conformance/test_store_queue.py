@@ -93,6 +93,61 @@ async def test_a_paused_queue_gives_nothing_until_it_is_resumed(store: Store) ->
     assert await store.queues.pause("nobody's yet", "", now=at(7))
 
 
+async def test_a_drained_queue_is_paused_too_and_both_end_together(store: Store) -> None:
+    me = await runner(store)
+    await submit(store, spec(), now=T0)
+    assert await store.queues.drain("small", "a new image", now=at(1))
+    assert not await store.queues.drain("small", "again", now=at(2))
+    assert not await store.queues.pause("small", "again", now=at(2))
+    assert await take_one(store, me, ["small"], now=at(3)) is None
+    [queue] = await store.queues.list()
+    assert (queue.drained_at, queue.drained_because) == (at(1), "a new image")
+    assert (queue.paused_at, queue.paused_because) == (at(1), "a new image")
+    assert await store.queues.resume("small", now=at(4))
+    assert not await store.queues.resume("small", now=at(5))
+    [queue] = await store.queues.list()
+    assert (queue.drained_at, queue.drained_because, queue.paused_at, queue.paused_because) == (None, "", None, "")
+    assert await take_one(store, me, ["small"], now=at(6)) is not None
+    assert await store.queues.drain("nobody's yet", "", now=at(7))
+    told = [(e.kind, e.data) for e in await store.events.list() if e.kind.startswith("queue")]
+    assert told == [
+        ("queue.drained", {"pool": "small", "because": "a new image"}),
+        ("queue.resumed", {"pool": "small"}),
+        ("queue.drained", {"pool": "nobody's yet", "because": ""}),
+    ]
+
+
+async def test_a_queue_that_was_paused_keeps_its_reason_when_it_is_drained(store: Store) -> None:
+    assert await store.queues.pause("small", "lunch", now=at(1))
+    assert await store.queues.drain("small", "a new image", now=at(2))
+    [queue] = await store.queues.list()
+    assert (queue.paused_at, queue.paused_because) == (at(1), "lunch")
+    assert (queue.drained_at, queue.drained_because) == (at(2), "a new image")
+
+
+async def test_a_rotation_is_written_down_each_time(store: Store) -> None:
+    for seconds in (1, 2):
+        await store.queues.rotate("small", now=at(seconds))
+        [queue] = await store.queues.list()
+        assert (queue.rotated_at, queue.paused_at) == (at(seconds), None)
+    assert [e.data for e in await store.events.list() if e.kind == "queue.rotated"] == [{"pool": "small"}] * 2
+
+
+async def test_what_waits_is_counted_only_where_that_is_asked_for(store: Store) -> None:
+    held = await claimed(store)
+    for _ in range(3):
+        await submit(store, spec(), now=at(2))
+    await submit(store, spec("big"), now=at(2))
+    await submit(store, spec(terms=Terms(depends_on=(held.task.id,))), now=at(2))
+    await submit(store, spec(), now=at(2), hold=True)
+    counted = {queue.pool: (queue.waiting, queue.held) for queue in await store.queues.list()}
+    assert counted == {"big": (1, 0), "small": (4, 1)}
+    assert [(queue.waiting, queue.held) for queue in await store.queues.list(counts=False)] == [(0, 0), (0, 0)]
+    assert await store.tasks.waiting(["small", "big", "none"]) == {"small": 3, "big": 1, "none": 0}
+    assert await store.tasks.waiting(["small"], up_to=2) == {"small": 2}
+    assert await store.tasks.waiting([]) == {}
+
+
 async def test_what_blocks_a_queue_is_written_when_it_changes(store: Store) -> None:
     assert await store.queues.block("small", Reason.QUOTA, "2 of 2 VMs", now=at(1))
     assert not await store.queues.block("small", Reason.QUOTA, "2 of 2 VMs", now=at(2))
@@ -136,7 +191,7 @@ async def test_a_dependency_is_waited_for_and_its_failure_cascades(store: Store)
     first = await submit(store, spec(), now=T0)
     second = await submit(store, spec(terms=Terms(depends_on=(first.id,))), now=at(1))
     third = await submit(store, spec(terms=Terms(depends_on=(first.id, second.id))), now=at(2))
-    assert await store.tasks.unfinished(third.id) == (first.id, second.id)
+    assert await store.tasks.unfinished(third.id) == (first.id, second.id) == await store.tasks.depends_on(third.id)
     assert await store.tasks.admit(now=at(3)) == ()
     claim = await take_one(store, me, ["small"], now=at(3))
     assert claim is not None and claim.task.id == first.id

@@ -80,6 +80,20 @@ async def test_a_runner_that_drains_serves_no_more_and_is_still_there(store: Sto
     assert draining == [(f"runner.{what}", one.id) for what in ("joined", "draining", "left")]
 
 
+async def test_those_of_a_pool_are_alive_and_take_more(store: Store) -> None:
+    runners = [await join(store, 0, name, "small", "big") for name in ("a", "b", "c", "d")]
+    other = await join(store, 0, "other", "big")
+    assert await store.runners.drain(runners[0].id, now=at(1))
+    assert await store.runners.leave(runners[1].id, now=at(1))
+    for each in (*runners, other):
+        await store.runners.heartbeat(each.id, now=at(1 if each is runners[2] else 20))
+    both = [runners[2].id, runners[3].id]
+    assert list(await store.runners.of_pool("small", now=at(21))) == sorted(both)
+    assert await store.runners.of_pool("small", now=at(40)) == (runners[3].id,), "one is silent"
+    assert await store.runners.of_pool("big", now=at(40)) == tuple(sorted((runners[3].id, other.id)))
+    assert await store.runners.of_pool("none", now=at(40)) == ()
+
+
 async def test_what_a_runner_holds_stays_its_own_while_it_drains(store: Store) -> None:
     me = await join(store, 0)
     await submit(store, spec(), now=at(0))

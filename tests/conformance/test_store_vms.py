@@ -7,7 +7,7 @@ import pytest
 from orchestrator.domain.outcome import Reason
 from orchestrator.domain.task import TaskSpec, TaskState
 from orchestrator.domain.vm import LEGAL_MOVES, VmState
-from orchestrator.store import Finished, Lease, Store, VmMoved, VmRequest, VmRow
+from orchestrator.store import Finished, Launch, Lease, Store, VmMoved, VmRequest, VmRow
 from tests.conformance.queueing import T0, at, register, retried, submit, take_one
 
 WAY = {
@@ -185,3 +185,32 @@ async def test_open_machines_are_counted_by_pool(store: Store, lease: Lease) -> 
     assert await store.vms.open_by_pool() == {"small": 1}
     assert await store.vms.move(to(vm, VmState.DESTROYED, None), now=at(3))
     assert await store.vms.open_by_pool() == {}
+
+
+async def test_how_a_launch_went_is_recorded_once(store: Store, lease: Lease) -> None:
+    me = lease.runner_id
+    good, bad = await requested(store, lease), await store.vms.request(VmRequest("big", "1", me, at(60)), now=at(1))
+    assert bad is not None and (bad.launch, bad.launch_message, bad.launch_seconds) == (None, "", None)
+    assert await store.vms.launches(since=T0) == ()
+    assert await store.vms.record_launch(good.id, ok=True, seconds=1.25, host="host-1", now=at(5))
+    await moved(store, bad, VmState.DESTROYED, me)
+    assert await store.vms.record_launch(bad.id, ok=False, message="no \0 answer", now=at(6)), "it is gone, and known"
+    assert not await store.vms.record_launch(good.id, ok=False, message="late", host="host-2", now=at(7))
+    assert not await store.vms.record_launch("nobody", ok=True, now=at(7))
+    launches = (
+        Launch(bad.id, "big", "1", "", False, "no \\x00 answer", None, at(6)),
+        Launch(good.id, "small", "debian-12/3", "host-1", True, "", 1.25, at(5)),
+    )
+    assert await store.vms.launches(since=T0) == launches
+    assert await store.vms.launches(since=at(6)) == launches[:1] == await store.vms.launches(since=T0, limit=1)
+    assert await store.vms.launches(since=at(7)) == ()
+    row = await store.vms.get(good.id)
+    assert row is not None and (row.host, row.launch, row.launch_at) == ("host-1", "ok", at(5))
+
+
+async def test_a_host_that_is_known_stays_known_when_a_launch_tells_none(store: Store, lease: Lease) -> None:
+    vm = await requested(store, lease)
+    assert await store.attempts.record_host(lease, "host-1")
+    assert await store.vms.record_launch(vm.id, ok=True, now=at(5))
+    row = await store.vms.get(vm.id)
+    assert row is not None and row.host == "host-1"
