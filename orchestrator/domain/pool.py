@@ -17,9 +17,22 @@ class Placement(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class Times:
+    """The minutes that a cron line matches, by the clock: those in all five. days: of the month. weekdays: 0 is a
+    Monday."""
+
+    minutes: frozenset[int]
+    hours: frozenset[int]
+    days: frozenset[int]
+    months: frozenset[int]
+    weekdays: frozenset[int]
+
+
+@dataclass(frozen=True, slots=True)
 class Period:
     """Other numbers for a time. when: a cron line of five fields; the period lasts for every minute that it matches, by
-    the clock of `time_zone`. What is None stays as the pool has it.
+    the clock of `time_zone`. times: what the line says; either will do where there are two. What is None stays as the
+    pool has it.
 
     >>> Period(when="* 19-23 * * *", min_ready=0).time_zone
     'UTC'
@@ -31,6 +44,7 @@ class Period:
     max_ready: int | None = None
     scale_factor: float | None = None
     max_vms: int | None = None
+    times: tuple[Times, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
