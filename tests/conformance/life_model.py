@@ -49,15 +49,28 @@ class Task:
 
 @dataclass
 class Vm:
+    """Without a task: a spare one."""
+
     id: str
-    task_id: str
-    attempt: int
+    pool: str
     runner_id: str
+    task_id: str | None = None
+    attempt: int | None = None
     state: VmState = VmState.REQUESTED
     cloud_id: int | None = None
 
-    def may(self, state: VmState, runner_id: str | None) -> bool:
-        return state in VM_MOVES[self.state] and runner_id in (None, self.runner_id)
+    @property
+    def spare(self) -> bool:
+        return self.task_id is None
+
+    def may(self, state: VmState, runner_id: str | None, *, if_spare: bool) -> bool:
+        legal = state in VM_MOVES[self.state] and not (state is VmState.IN_USE and self.spare)
+        return legal and runner_id in (None, self.runner_id) and (self.spare or not if_spare)
+
+    def taken_by(self, task: Task) -> None:
+        """Once, and for good."""
+        assert self.spare and self.state is VmState.READY and self.pool == task.spec.pool
+        self.state, self.task_id, self.attempt = VmState.IN_USE, task.id, task.attempt
 
 
 @dataclass
@@ -105,19 +118,21 @@ class Model:
         return False
 
     def taken(self, pool: str) -> int:
-        """Machines of the pool that there are or will be: one for each held task, and those that were left over."""
+        """Machines of the pool that there are or will be: one for each held task, and those that are spare or left
+        over."""
         held = {(task.id, task.attempt) for task in self.held(pool)}
-        left = [
-            vm
-            for vm in self.vms.values()
-            if vm.state is not VmState.DESTROYED
-            and self.tasks[vm.task_id].spec.pool == pool
-            and (vm.task_id, vm.attempt) not in held
-        ]
-        return len(held) + len(left)
+        open_ones = (vm for vm in self.vms.values() if vm.pool == pool and vm.state is not VmState.DESTROYED)
+        return len(held) + sum((vm.task_id, vm.attempt) not in held for vm in open_ones)
 
-    def ready(self, pool: str) -> list[Task]:
-        if pool in self.paused or self.taken(pool) >= self.max_vms[pool]:
+    def usable(self, runner_id: str, pool: str, offered: Collection[str]) -> list[Vm]:
+        """Those of the offered VMs that a task of the pool may take, in their order."""
+        vms = [self.vms[each] for each in dict.fromkeys(offered) if each in self.vms]
+        mine = [vm for vm in vms if vm.spare and vm.pool == pool and vm.runner_id == runner_id]
+        return [vm for vm in mine if vm.state is VmState.READY]
+
+    def ready(self, pool: str, *, warm: bool = False) -> list[Task]:
+        """Tasks that may be claimed: in a VM that is ready (warm), or in a new one."""
+        if pool in self.paused or (self.taken(pool) >= self.max_vms[pool] and not warm):
             return []
         return [
             task
@@ -125,7 +140,7 @@ class Model:
             if task.state is TaskState.QUEUED and task.admitted and task.spec.pool == pool
         ]
 
-    def next_in(self, pool: str) -> Task | None:
+    def next_in(self, pool: str, *, warm: bool) -> Task | None:
         """Priority; then the frontend with the fewest held tasks, and of those the one that was served longest ago (by
         name, when neither ever was); of a frontend, first come, first served."""
 
@@ -133,7 +148,7 @@ class Model:
             held, served = len(list(self.held(pool, task.frontend))), self.served.get((pool, task.frontend), 0)
             return -task.spec.terms.priority, held, served, task.frontend, task.id
 
-        return min(self.ready(pool), key=order, default=None)
+        return min(self.ready(pool, warm=warm), key=order, default=None)
 
     def claim(self, task: Task, lease: Lease, expires: datetime, deadline: datetime) -> None:
         task.go(TaskState.RUNNING)
@@ -202,6 +217,8 @@ class Story:
     states: dict[str, TaskState] = field(default_factory=dict)
     leases: dict[str, Lease] = field(default_factory=dict)
     vms: dict[str, VmState] = field(default_factory=dict)
+    users: dict[str, tuple[str, int | None]] = field(default_factory=dict)
+    """For which attempt each VM was made, or was taken."""
 
     def tell(self, event: EventRow) -> None:
         assert event.number > self.number, "numbers only grow"
@@ -213,6 +230,11 @@ class Story:
 
     def _of_vm(self, event: EventRow, vm_id: str) -> None:
         state = VmState(event.data["state"])
+        if event.task_id is not None:
+            attempt = event.task_id, event.attempt
+            assert self.users.setdefault(vm_id, attempt) == attempt, "it is for one attempt, once and for all"
+        else:
+            assert vm_id not in self.users
         match event.kind:
             case "vm.requested":
                 assert vm_id not in self.vms

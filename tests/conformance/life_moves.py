@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+from collections import Counter
 from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from types import MappingProxyType
 from typing import Any, TypeAlias, TypeVar, assert_never
 
 import pytest
@@ -31,16 +33,17 @@ from orchestrator.domain.outcome import Exited, Reason, Verdict
 from orchestrator.domain.pool import Pool
 from orchestrator.domain.task import LEGAL_MOVES, Delivery, Stage, TaskSpec, TaskState, Terms
 from orchestrator.domain.vm import VmState
-from orchestrator.store import Finished, Lease, Requeued, StageEntered, Store, VmMoved, VmRequest
+from orchestrator.store import Finished, Lease, Requeued, StageEntered, Store, VmCount, VmMoved, VmRequest
 from tests.conformance.life_model import HELD, Model, Story, Task, Vm
 
 T0 = datetime(2026, 3, 1, tzinfo=UTC)
 LEASE_SECONDS = 30.0
 QUEUE, ATTEMPT = timedelta(seconds=400), timedelta(seconds=200)
-POOLS = {"a": 2, "b": 3}
+POOLS = {"a": 3, "b": 4}
 FRONTENDS = ("x", "y")
 GOOD = Verdict(TaskState.FINISHED, None, "exited with 0", 0)
 WORKING = (Stage.PROVISIONING, Stage.EXECUTING, Stage.STAGING_OUT, Stage.DESTROYING)
+SPARE_STATES = (VmState.REQUESTED, VmState.BOOTING, VmState.READY)
 T = TypeVar("T")
 Ask: TypeAlias = tuple[Coroutine[Any, Any, T], Callable[[T], None]]
 """A question to the store, and what compares its answer with the model's and then moves the model."""
@@ -266,8 +269,18 @@ class Life:
 
     # what runners do
 
-    def claimed(self, runner: int, room: dict[str, int], up_to: int, only: str | None) -> list[Lease]:
+    def claimed(
+        self,
+        runner: int,
+        room: dict[str, int],
+        up_to: int,
+        only: str | None,
+        ready: Mapping[str, Sequence[str]] = MappingProxyType({}),
+    ) -> list[Lease]:
+        """ready: VMs that the runner believes to be ready, by pool."""
         deadline = self.now + ATTEMPT
+        me = self.runners[runner]
+        warm = {pool: self.model.usable(me, pool, ready.get(pool, ())) for pool in POOLS}
         claims = self.run(
             self.store.tasks.claim(
                 self.runners[runner],
@@ -277,23 +290,30 @@ class Life:
                 now=self.now,
                 up_to=up_to,
                 only=only,
+                ready=ready,
                 deadline=lambda spec: deadline,
             )
         )
-        left = dict(room)
+        left = {pool: room.get(pool, 0) for pool in POOLS}
         for claim in claims:
             task = self.model.tasks[claim.task.id]
             pool = task.spec.pool
-            assert left[pool] > 0
+            vm = warm[pool].pop(0) if warm[pool] else None
+            assert claim.vm_id == (None if vm is None else vm.id)
             if only is None:
-                assert task is self.model.next_in(pool)
+                assert task is self.model.next_in(pool, warm=vm is not None)
             else:
-                assert task.id == only and task in self.model.ready(pool)
-            left[pool] -= 1
-            assert claim.lease == Lease(task.id, task.attempt + 1, self.runners[runner])
+                assert task.id == only and task in self.model.ready(pool, warm=vm is not None)
+            assert claim.lease == Lease(task.id, task.attempt + 1, me)
             self.model.claim(task, claim.lease, self.now + timedelta(seconds=LEASE_SECONDS), deadline)
+            if vm is None:
+                left[pool] -= 1
+                assert left[pool] >= 0
+            else:
+                vm.taken_by(task)
         if len(claims) < up_to:
-            rest = [task.id for pool, count in left.items() if count > 0 for task in self.model.ready(pool)]
+            able = [pool for pool in POOLS if warm[pool] or left[pool] > 0]
+            rest = [task.id for pool in able for task in self.model.ready(pool, warm=bool(warm[pool]))]
             assert rest == [] if only is None else only not in rest
         return self.given([claim.lease for claim in claims])
 
@@ -311,6 +331,8 @@ class Life:
             task = self.model.tasks[claim.task.id]
             assert claim.lease == Lease(task.id, task.attempt, self.runners[runner])
             assert claim.task.stage is task.stage
+            vm = self.model.vm_of(task)
+            assert vm is not None and claim.vm_id == vm.id
             self.model.adopt(task, claim.lease, self.now + timedelta(seconds=LEASE_SECONDS))
         return self.given([claim.lease for claim in claims])
 
@@ -463,8 +485,29 @@ class Life:
         )
         assert (row is None) == (wanted is None)
         if row is not None:
-            self.model.vms[row.id] = Vm(row.id, lease.task_id, lease.attempt, lease.runner_id)
+            self.model.vms[row.id] = Vm(row.id, pool, lease.runner_id, lease.task_id, lease.attempt)
             self.make(row.id, told)
+
+    def spare(self, runner: int, pool: str, told: bool, last: VmState) -> None:
+        """A runner has one made before anybody asks, and brings it some way."""
+        self.a_moment_later()
+        me, full = self.runners[runner], self.model.taken(pool) >= self.model.max_vms[pool]
+        wanted = VmRequest(pool, "v1", me, self.now + timedelta(seconds=50))
+        row = self.run(self.store.vms.request(wanted, now=self.now, max_vms=self.model.max_vms[pool]))
+        assert (row is None) == full
+        if row is not None:
+            self.model.vms[row.id] = Vm(row.id, pool, me)
+            self.make(row.id, told)
+            for state in SPARE_STATES[1 : SPARE_STATES.index(last) + 1]:
+                self.moved(row.id, state, me)
+
+    def ended_spare(self, vm: str, runner_id: str | None) -> None:
+        """One that waits too long, say; if it was taken, nothing becomes of it."""
+        if self.moved(vm, VmState.DESTROYING, runner_id, if_spare=True):
+            cloud_id = self.model.vms[vm].cloud_id
+            if cloud_id is not None:
+                self.destroyed(cloud_id)
+            self.moved(vm, VmState.DESTROYED, runner_id, if_spare=True)
 
     def make(self, vm: str, told: bool) -> None:
         """OpenNebula makes the machine; its answer may be lost."""
@@ -489,12 +532,12 @@ class Life:
         for state in (VmState.BOOTING, VmState.READY, VmState.IN_USE):
             self.moved(vm, state, runner_id)
 
-    def moved(self, vm: str, state: VmState, runner_id: str | None) -> bool:
-        return self.one(self.moving(vm, state, runner_id))
+    def moved(self, vm: str, state: VmState, runner_id: str | None, *, if_spare: bool = False) -> bool:
+        return self.one(self.moving(vm, state, runner_id, if_spare=if_spare))
 
-    def moving(self, vm: str, state: VmState, runner_id: str | None) -> Ask[bool]:
+    def moving(self, vm: str, state: VmState, runner_id: str | None, *, if_spare: bool = False) -> Ask[bool]:
         mine = self.model.vms[vm]
-        may = mine.may(state, runner_id)
+        may = mine.may(state, runner_id, if_spare=if_spare)
         gone = state is VmState.DESTROYED
         named = VmMoved(
             vm,
@@ -502,6 +545,7 @@ class Life:
             runner_id,
             deadline_at=None if gone else self.now + timedelta(seconds=100),
             close_proof="seen" if gone else None,
+            if_spare=if_spare,
         )
 
         def see(did: bool) -> None:
@@ -588,7 +632,7 @@ class Life:
     def unheld(self, vm_id: str) -> None:
         """No lease that is alive holds this machine."""
         vm = self.model.vms[vm_id]
-        if vm.state is VmState.DESTROYED:
+        if vm.state is VmState.DESTROYED or vm.task_id is None:
             return
         task = self.model.tasks[vm.task_id]
         if task.state in HELD and task.attempt == vm.attempt:
@@ -616,15 +660,22 @@ class Life:
 
     def machines_are_as_they_should_be(self) -> None:
         rows = self.run(self.store.vms.list(limit=1000))
-        assert {row.id: (row.state, row.cloud_id, row.runner_id) for row in rows} == {
-            vm.id: (vm.state, vm.cloud_id, vm.runner_id) for vm in self.model.vms.values()
+        assert {row.id: (row.state, row.cloud_id, row.runner_id, row.task_id, row.attempt) for row in rows} == {
+            vm.id: (vm.state, vm.cloud_id, vm.runner_id, vm.task_id, vm.attempt) for vm in self.model.vms.values()
         }
+        open_ones = [vm for vm in self.model.vms.values() if vm.state is not VmState.DESTROYED]
+        counted = Counter((vm.pool, vm.runner_id, vm.state, vm.spare) for vm in open_ones)
+        told = {(each.pool, each.runner_id, each.state, each.spare): each.count for each in self.counts()}
+        assert told == dict(counted)
         for row in rows:
             assert (row.deadline_at is None) == (row.state is VmState.DESTROYED), "no wait is without an end"
 
+    def counts(self) -> tuple[VmCount, ...]:
+        return self.run(self.store.vms.counts())
+
     def there_is_never_more_than_the_pool_may_have(self) -> None:
         for pool, most in POOLS.items():
-            assert sum(1 for _ in self.model.held(pool)) <= most
+            assert self.model.taken(pool) <= most
 
     def the_event_log_tells_the_same_story(self) -> None:
         for event in self.run(self.store.events.list(after=self.story.number, limit=10_000)):
@@ -633,6 +684,8 @@ class Life:
         assert self.story.states == {task.id: task.state for task in tasks}
         assert self.story.leases == {task.id: task.lease for task in tasks if task.lease is not None}
         assert self.story.vms == {vm.id: vm.state for vm in self.model.vms.values()}
+        users = {vm.id: (vm.task_id, vm.attempt) for vm in self.model.vms.values() if not vm.spare}
+        assert self.story.users == users
 
     def all_holds(self) -> None:
         self.rows_are_as_they_should_be()
