@@ -33,4 +33,8 @@ class Prune:
                 await asyncio.to_thread(upkeep.artifacts.remove, task_id)
             await tasks.delete(ids)
             count += len(ids)
-        return [f"{count} tasks are forgotten, with what they left"] if count else []
+        spares = 0
+        while gone := await upkeep.store.vms.forget(since, default, limit=AT_ONCE):
+            spares += gone
+        told = {"tasks are forgotten, with what they left": count, "VMs that no task took are forgotten": spares}
+        return [f"{many} {what}" for what, many in told.items() if many]

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Mapping
 from datetime import datetime, timedelta
+from typing import Any
 
 from sqlalchemy import ColumnElement, insert, select, update
 
@@ -22,10 +23,21 @@ class Runners:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    async def register(self, *, name: str, host: str, pid: int, pools: Collection[str], now: datetime) -> RunnerRow:
+    async def register(
+        self,
+        *,
+        name: str,
+        host: str,
+        pid: int,
+        pools: Collection[str],
+        now: datetime,
+        gone: Callable[[int], bool] | None = None,
+    ) -> RunnerRow:
         """A runner begins: a new one each time, so that a restarted process never passes for its former self.
 
-        Raises NotPossible when a runner of this name is alive. One that merely has not left is taken to have.
+        gone: of the pid of a process of this host, whether it is no more. Raises NotPossible when a runner of this name
+        is alive. One that merely has not left is taken to have, also one of this host that beat a moment ago, if its
+        process is gone.
         """
         row = {
             "id": new_id(now),
@@ -36,20 +48,31 @@ class Runners:
             "started_at": now,
             "heartbeat_at": now,
         }
-        namesake = (RUNNERS.c.name == name) & RUNNERS.c.left_at.is_(None)
+        dead: set[str] = set()
+        while True:
+            other, is_ours = await self._join(row, dead, now=now)
+            if is_ours:
+                return other
+            if other.host != host or gone is None or not gone(other.pid):
+                problem = f"a runner {name!r} is at work, process {other.pid} on {other.host}"
+                raise NotPossible("name", problem, "give each its own name, or wait until it is gone")
+            dead.add(other.id)
+
+    async def _join(self, row: Mapping[str, Any], dead: Collection[str], *, now: datetime) -> tuple[RunnerRow, bool]:
+        """The new runner, and True; or the one that is alive and not among the `dead`, and False."""
+        namesake = (RUNNERS.c.name == row["name"]) & RUNNERS.c.left_at.is_(None)
+        alive = namesake & _beat_within(ALIVE_SECONDS, now) & RUNNERS.c.id.not_in(dead)
         async with self._database.writing() as connection:
             # One at a time: two would not see each other.
             await connection.execute(select(INSTALLATION.c.id).with_for_update())
-            alive = namesake & _beat_within(ALIVE_SECONDS, now)
-            other = (await connection.execute(select(RUNNERS).where(alive))).first()
+            other = (await connection.execute(select(RUNNERS).where(alive))).mappings().first()
             if other is not None:
-                problem = f"a runner {name!r} is at work, process {other.pid} on {other.host}"
-                raise NotPossible("name", problem, "give each its own name, or wait until it is gone")
+                return runner_view(other), False
             await connection.execute(update(RUNNERS).where(namesake).values(left_at=now))
             made = (await connection.execute(insert(RUNNERS).values(row).returning(RUNNERS))).mappings().one()
-            data = {"name": name, "host": host, "pid": pid, "pools": list(pools)}
+            data = {name: row[name] for name in ("name", "host", "pid", "pools")}
             await write_event(connection, EventKind.RUNNER_JOINED, now=now, runner_id=made["id"], data=data)
-            return runner_view(made)
+            return runner_view(made), True
 
     async def heartbeat(self, runner_id: str, *, now: datetime) -> bool:
         """Still there. False: no such runner, or it has left."""

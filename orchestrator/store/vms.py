@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Executable, func, select
+from sqlalchemy import Executable, and_, delete, func, or_, select
 
 from orchestrator.domain.vm import LEGAL_MOVES, VmState
 from orchestrator.store.chain import Chain, Columns
@@ -16,7 +16,7 @@ from orchestrator.store.events import EventKind, vm_event
 from orchestrator.store.grouped import Grouped, guarded
 from orchestrator.store.guards import legal
 from orchestrator.store.ids import new_id
-from orchestrator.store.schema import IS_SPARE, LAUNCHES, SQL_SPARE, SQL_VM_OPEN, VM_OPEN, VMS
+from orchestrator.store.schema import EVENTS, IS_SPARE, LAUNCHES, SQL_SPARE, SQL_VM_OPEN, VM_OPEN, VMS
 from orchestrator.store.taken import taken
 from orchestrator.store.transitions import VmMoved, VmRequest
 from orchestrator.store.views import Launch, VmCount, VmRow, launch_view, vm_view
@@ -206,6 +206,21 @@ class Vms:
         async with self._database.reading() as connection:
             found = await connection.execute(query.order_by(VMS.c.launch_at.desc(), VMS.c.id.desc()).limit(limit))
             return tuple(launch_view(row) for row in found.mappings())
+
+    async def forget(
+        self, before_by_pool: Mapping[str, datetime], default_before: datetime, *, limit: int = 500
+    ) -> int:
+        """Delete VMs that were for no attempt and are gone since before this instant of their pool, or before
+        `default_before` in others, with their events: how many. The others go with their tasks."""
+        each = [and_(VMS.c.pool == pool, VMS.c.destroyed_at < instant) for pool, instant in before_by_pool.items()]
+        rest = and_(VMS.c.pool.not_in(tuple(before_by_pool)), VMS.c.destroyed_at < default_before)
+        old = select(VMS.c.id).where(IS_SPARE, VMS.c.destroyed_at.is_not(None), or_(*each, rest)).limit(limit)
+        async with self._database.writing() as connection:
+            gone = tuple((await connection.execute(old)).scalars())
+            if gone:
+                await connection.execute(delete(EVENTS).where(EVENTS.c.vm_id.in_(gone)))
+                await connection.execute(delete(VMS).where(VMS.c.id.in_(gone)))
+        return len(gone)
 
     async def get(self, vm_id: str) -> VmRow | None:
         found = await self._read(select(VMS).where(VMS.c.id == vm_id))

@@ -561,12 +561,14 @@ class Life:
         """A round of reaping, carried out. What was carried out is not asked for again."""
         decided = reap(self.facts(), self.suspects, self.now)
         self.suspects = decided.suspects
+        tried: list[Decision] = []
         for plan in decided.plans:
             for step in plan:
+                tried.append(step)
                 if not self.carried_out(step, stubborn):
                     break
         again = reap(self.facts(), decided.suspects, self.now)
-        repeated = [step for step in again.decisions if step in decided.decisions]
+        repeated = [step for step in again.decisions if step in tried]
         # a machine that will not end is asked again in every round, once it is late
         assert [step for step in repeated if not (stubborn and isinstance(step, Destroy))] == []
 

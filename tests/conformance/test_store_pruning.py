@@ -114,3 +114,27 @@ async def test_two_that_forget_the_same_do_not_get_in_each_others_way(store_url:
         gone = await asyncio.gather(store.tasks.delete(ids), other.tasks.delete(ids[::-1]))
     assert sum(gone) == 12
     assert await store.tasks.list() == ()
+
+
+async def test_vms_that_no_task_took_are_forgotten_when_they_are_gone_for_long(store: Store) -> None:
+    me = await runner(store)
+    vms = {}
+    for name, pool in (("old", "small"), ("other", "big"), ("new", "small"), ("open", "small")):
+        made = await store.vms.request(VmRequest(pool, "1", me, at(60)), now=at(2))
+        assert made is not None
+        vms[name] = made.id
+        if name != "open":
+            gone = VmMoved(made.id, VmState.DESTROYED, None, close_proof="DONE")
+            assert await store.vms.move(gone, now=at(50 if name == "new" else 10))
+    claim = await claimed(store)
+    used = await store.vms.request(VmRequest("small", "1", claim.lease.runner_id, at(60), claim.lease), now=at(2))
+    assert used is not None
+    assert await store.vms.move(VmMoved(used.id, VmState.DESTROYED, None, close_proof="DONE"), now=at(10))
+    assert await store.vms.forget({}, at(10)) == 0, "before, not at"
+    assert await store.vms.forget({"small": at(20)}, at(5)) == 1
+    assert await store.vms.get(vms["old"]) is None
+    assert await store.vms.forget({"small": at(20)}, at(60), limit=1) == 1
+    left = {vm.id for vm in await store.vms.list()}
+    assert left == {vms["new"], vms["open"], used.id}
+    assert left == {event.vm_id for event in await store.events.list() if event.vm_id}
+    assert await store.vms.forget({}, at(999)) == 1 and await store.vms.forget({}, at(999)) == 0

@@ -41,6 +41,42 @@ async def test_a_dead_namesake_is_taken_to_have_left_and_cannot_come_back(store:
     assert [row.id for row in await store.runners.alive(now=at(32))] == [second.id]
 
 
+async def test_a_namesake_of_this_host_whose_process_is_gone_is_succeeded_at_once(store: Store) -> None:
+    first, asked = await join(store, 0), []
+
+    def gone(pid: int) -> bool:
+        asked.append(pid)
+        return True
+
+    after = {"name": "me", "pid": 8, "pools": ["small"], "now": at(1)}
+    with pytest.raises(NotPossible, match="process 7 on here"):
+        await store.runners.register(**after, host="there", gone=gone)
+    assert asked == [], "what runs on another host nobody can say"
+    with pytest.raises(NotPossible, match="process 7 on here"):
+        await store.runners.register(**after, host="here", gone=lambda pid: False)
+    second = await store.runners.register(**after, host="here", gone=gone)
+    assert asked == [7] and second.pid == 8
+    left = await store.runners.get(first.id)
+    assert left is not None and left.left_at == at(1)
+    assert [row.id for row in await store.runners.alive(now=at(2))] == [second.id]
+    assert not await store.runners.heartbeat(first.id, now=at(2))
+
+
+async def test_of_several_that_succeed_one_runner_one_does(store_url: str, store: Store) -> None:
+    await join(store, 0)
+    async with await Store.open(store_url) as other:
+        joined = await asyncio.gather(
+            *(
+                each.runners.register(name="me", host="here", pid=8 + n, pools=[], now=at(1), gone=lambda pid: pid == 7)
+                for n in range(3)
+                for each in (store, other)
+            ),
+            return_exceptions=True,
+        )
+    assert len([each for each in joined if isinstance(each, RunnerRow)]) == 1
+    assert {type(each) for each in joined} == {RunnerRow, NotPossible}
+
+
 async def test_a_name_is_free_once_its_runner_has_left(store: Store) -> None:
     first = await join(store, 0)
     assert await store.runners.leave(first.id, now=at(1))
