@@ -27,10 +27,13 @@ def numbers(pool: Pool, now: datetime) -> Numbers:
     >>> numbers(Pool(name="small", image="debian-12", max_vms=4), datetime.fromisoformat("2026-03-01T00:00Z")).max_vms
     4
     """
-    warm = pool.warm
-    usual = Numbers(warm.min_ready, warm.max_ready, warm.scale_factor, pool.max_vms)
-    period = next((each for each in reversed(warm.periods) if lasts(each, now)), None)
-    return usual if period is None else within(pool, period)
+    period = next((each for each in reversed(pool.warm.periods) if lasts(each, now)), None)
+    return usual(pool) if period is None else within(pool, period)
+
+
+def usual(pool: Pool) -> Numbers:
+    """The pool's own."""
+    return Numbers(pool.warm.min_ready, pool.warm.max_ready, pool.warm.scale_factor, pool.max_vms)
 
 
 def within(pool: Pool, period: Period) -> Numbers:

@@ -7,13 +7,13 @@ what they mean everywhere. That takes about a second, hence a cache keyed by wha
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import hashlib
-import json
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
+
+from pydantic import TypeAdapter
 
 from orchestrator.domain.errors import InvalidPool
 from orchestrator.domain.pool import Pool
@@ -22,6 +22,7 @@ from orchestrator.provisioning.variables import pool_from
 from orchestrator.settings import data_root
 
 _WITHIN_SECONDS = 120.0
+_KEPT = TypeAdapter(dict[str, Pool])
 _LIVE = (b"plugin:", b"{{", b"{%")  # what an inventory says may then depend on more than its files
 
 
@@ -91,8 +92,8 @@ def _files(path: Path) -> Iterator[Path]:
 
 def _read(kept: Path) -> dict[str, Pool]:
     try:
-        return {name: Pool(**fields) for name, fields in json.loads(kept.read_bytes()).items()}
-    except (OSError, ValueError, TypeError, AttributeError):
+        return _KEPT.validate_json(kept.read_bytes())
+    except (OSError, ValueError):
         return {}
 
 
@@ -102,5 +103,5 @@ def _keep(kept: Path, pools: Mapping[str, Pool]) -> None:
     for stale in kept.parent.glob("pools-*.json"):
         stale.unlink(missing_ok=True)
     fresh = kept.with_suffix(f".{os.getpid()}")
-    fresh.write_text(json.dumps({name: dataclasses.asdict(pool) for name, pool in pools.items()}))
+    fresh.write_bytes(_KEPT.dump_json(dict(pools)))
     fresh.replace(kept)

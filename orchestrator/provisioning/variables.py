@@ -7,10 +7,12 @@ import re
 from collections.abc import Mapping
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, PlainValidator, ValidationError
 
+from orchestrator.decide.periods import Numbers, usual, within
 from orchestrator.domain.errors import InvalidPool
-from orchestrator.domain.pool import Pool
+from orchestrator.domain.pool import Period, Placement, Pool, Warm
+from orchestrator.provisioning.periods import Count, Factor, Ready, period_from
 from orchestrator.provisioning.quantities import Size, Time
 
 PREFIX = "mayfly_"
@@ -19,7 +21,7 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _UNSAID: Any = None  # never seen: only what an inventory said is passed on. A null that it said is an error
 
 Name = Annotated[str, Field(min_length=1, max_length=128)]
-Count = Annotated[int, Field(strict=True, ge=1)]
+Rate = Annotated[float, Field(strict=True, gt=0, le=1_000_000, allow_inf_nan=False)]
 
 
 class PoolVariables(BaseModel):
@@ -54,6 +56,16 @@ class PoolVariables(BaseModel):
     retry_backoff_max: Time = Field(_UNSAID, serialization_alias="retry_backoff_max_seconds")
     max_pending_vms: Count = Field(_UNSAID)
     retention: Time = Field(_UNSAID, serialization_alias="retention_seconds")
+    min_ready: Ready = Field(_UNSAID)
+    max_ready: Ready = Field(_UNSAID)
+    scale_factor: Factor = Field(_UNSAID)
+    max_ready_age: Time = Field(_UNSAID, serialization_alias="max_ready_age_seconds")
+    launch_rate: Rate = Field(_UNSAID)
+    launch_burst: Count = Field(_UNSAID)
+    max_failures: Count = Field(_UNSAID)
+    quarantine: Time = Field(_UNSAID, serialization_alias="quarantine_seconds")
+    periods: tuple[Annotated[Period, PlainValidator(period_from)], ...] = Field(_UNSAID)
+    placement: Placement = Field(_UNSAID)
 
 
 def pool_from(name: str, variables: Mapping[str, Any]) -> Pool:
@@ -71,8 +83,10 @@ def pool_from(name: str, variables: Mapping[str, Any]) -> Pool:
         known = PoolVariables(**ours)
     except ValidationError as error:
         raise _refusal(name, error) from error
-    pool = Pool(name=name, **known.model_dump(exclude_unset=True, by_alias=True))
-    return _agreeing(pool)
+    fields = PoolVariables.model_fields
+    said = {fields[field].serialization_alias or field: getattr(known, field) for field in known.model_fields_set}
+    warm = Warm(**{field: said.pop(field) for field in Warm.__dataclass_fields__ if field in said})
+    return _agreeing(Pool(name=name, **said, warm=warm))
 
 
 def _refusal(name: str, error: ValidationError) -> InvalidPool:
@@ -86,6 +100,8 @@ def _refusal(name: str, error: ValidationError) -> InvalidPool:
         near = difflib.get_close_matches(field, known, n=1)
         remedy = f"did you mean {known[near[0]]}?" if near else "known are " + ", ".join(known.values())
         return InvalidPool(where, "no such variable", remedy)
+    if variable == f"{PREFIX}periods" and len(complaint["loc"]) > 1:
+        where += f", period {int(complaint['loc'][1]) + 1}"
     if complaint["type"] == "missing":
         return InvalidPool(where, "missing", "say which base image its machines boot: see mayfly image list")
     what = complaint["msg"].removeprefix("Value error, ")
@@ -106,4 +122,23 @@ def _agreeing(pool: Pool) -> Pool:
             f"not below {PREFIX}memory, the whole machine's",
             "leave the machine's own system about 100M",
         )
+    _agree(f"pool {pool.name}, {PREFIX}", usual(pool))
+    for number, period in enumerate(pool.warm.periods, start=1):
+        _agree(f"pool {pool.name}, {PREFIX}periods, period {number}, ", within(pool, period))
     return pool
+
+
+def _agree(where: str, numbers: Numbers) -> None:
+    """Raises InvalidPool. where: what the names of variables are written behind."""
+    if numbers.min_ready > numbers.max_vms:
+        raise InvalidPool(
+            f"{where}min_ready",
+            f"{numbers.min_ready} is more than max_vms, {numbers.max_vms}",
+            "a ready machine is one of the pool's: lower the one or raise the other",
+        )
+    if numbers.max_ready is not None and numbers.max_ready < numbers.min_ready:
+        raise InvalidPool(
+            f"{where}max_ready",
+            f"{numbers.max_ready} is less than min_ready, {numbers.min_ready}",
+            "raise the one or lower the other",
+        )

@@ -16,13 +16,13 @@ from apscheduler.triggers.cron import CronTrigger
 from apscheduler.triggers.interval import IntervalTrigger
 
 from orchestrator.domain.errors import InvalidTask
+from orchestrator.provisioning import crontab
 
 LEAST_SECONDS = 1.0
 MOST_SECONDS = 366 * 86400.0
 YEARS_AHEAD = 9
 """A line that is not due for so long never is: 29 February comes again after eight years at most (1896 to 1904)."""
 
-_DAYS = ("sun", "mon", "tue", "wed", "thu", "fri", "sat")
 _TICK = timedelta(microseconds=1)
 
 
@@ -75,26 +75,14 @@ class Recurrence:
     @cached_property
     def _zone(self) -> ZoneInfo:
         try:
-            return ZoneInfo(self.time_zone)
-        except (KeyError, OSError, ValueError) as error:  # not there, a folder, a path out of the database
-            raise InvalidTask(
-                "time-zone", f"no time zone {self.time_zone!r}", "write it as in Europe/Amsterdam or UTC"
-            ) from error
+            return crontab.zone(self.time_zone)
+        except ValueError as error:
+            raise InvalidTask("time-zone", str(error), "write it as in Europe/Amsterdam or UTC") from error
 
     @cached_property
     def _triggers(self) -> tuple[CronTrigger, ...]:
-        """Two when both the day of the month and that of the week are named: either will do, says crontab(5)."""
-        fields = (self.cron or "").split()
         try:
-            if len(fields) != 5:
-                raise ValueError(f"has {len(fields)} fields, not 5")
-            minute, hour, day, month, weekday = fields
-            weekday = _by_name(weekday.lower())
-            days = [(day, weekday)] if day[0] == "*" or weekday[0] == "*" else [(day, "*"), ("*", weekday)]
-            return tuple(
-                CronTrigger(minute=minute, hour=hour, day=d, month=month, day_of_week=w, timezone=self._zone)
-                for d, w in days
-            )
+            return crontab.triggers(self.cron or "", self._zone)
         except ValueError as error:
             raise InvalidTask(
                 "cron", f"{self.cron!r}: {error}", "write minute, hour, day, month, day of the week, as '30 2 * * 1-5'"
@@ -112,34 +100,3 @@ class Recurrence:
         """Whether a line that names its hours comes for the second time on the day that the clock is put back."""
         hour = (self.cron or "").split()[1]
         return hour[0] != "*" and instant.astimezone(self._zone).fold == 1
-
-
-def _by_name(field: str) -> str:
-    """A field of days of the week, in names: crontab(5) counts from Sunday (0 and 7), APScheduler from Monday.
-
-    >>> _by_name("0,5-7"), _by_name("mon"), _by_name("*")
-    ('fri,sat,sun', 'mon', '*')
-    """
-    if field == "*":
-        return field
-    found: set[int] = set()
-    for part in field.split(","):
-        span, slash, step = part.partition("/")
-        first, dash, last = ("0", "-", "6") if span == "*" else span.partition("-")
-        low, high = _day(first), _day(last if dash else first)
-        if not dash and slash:
-            high = 6
-        if dash and high < low:
-            high += 7
-        if slash and not (step.isdecimal() and int(step)):
-            raise ValueError(f"{part!r} has no step")
-        found.update(day % 7 for day in range(low, high + 1, int(step) if slash else 1))
-    return ",".join(sorted(_DAYS[day] for day in found))
-
-
-def _day(text: str) -> int:
-    if text in _DAYS:
-        return _DAYS.index(text)
-    if text.isdecimal() and int(text) <= 7:
-        return int(text)
-    raise ValueError(f"{text!r} is no day of the week")

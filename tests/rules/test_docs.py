@@ -18,7 +18,7 @@ import typer
 from orchestrator.cli import app
 from orchestrator.domain import errors
 from orchestrator.domain.errors import MayflyError
-from orchestrator.domain.pool import Pool
+from orchestrator.domain.pool import Pool, Warm
 from orchestrator.domain.task import Stage
 from orchestrator.guest import errors as guest_errors
 from orchestrator.localcloud.knobs import CloudSettings
@@ -172,19 +172,19 @@ def test_the_variables_of_a_pool_and_their_defaults() -> None:
     wanted = {each if each == "ansible_port" else PREFIX + each: each for each in PoolVariables.model_fields}
     told = {spans(row[0])[0]: row[1] for row in rows(REFERENCE / "pools.md")}
     assert list(told) == list(wanted)
-    defaults = {each.name: each.default for each in dataclasses.fields(Pool)}
+    defaults = {each.name: each.default for each in (*dataclasses.fields(Pool), *dataclasses.fields(Warm))}
     for variable, field in wanted.items():
         alias = PoolVariables.model_fields[field].serialization_alias or field
         default = defaults[alias]
         match spans(told[variable]):
             case []:
-                assert default in (dataclasses.MISSING, None), variable
+                assert default in (dataclasses.MISSING, None, ()), variable
             case [text] if alias.endswith("_bytes"):
                 assert size_in_bytes(text) == default, variable
             case [text] if alias.endswith("_seconds"):
                 assert time_in_seconds(text) == default, variable
             case [text]:
-                assert text == str(default), variable
+                assert text == (f"{default:g}" if isinstance(default, float) else str(default)), variable
 
 
 def test_every_error_is_in_the_reference() -> None:

@@ -3,7 +3,8 @@
 import pytest
 
 from orchestrator.domain.errors import InvalidPool
-from orchestrator.domain.pool import Pool
+from orchestrator.domain.pool import Period, Placement, Pool, Times, Warm
+from orchestrator.provisioning.periods import PeriodVariables, overlapping, period_from
 from orchestrator.provisioning.quantities import size_in_bytes, time_in_seconds
 from orchestrator.provisioning.variables import PoolVariables, pool_from
 
@@ -41,6 +42,16 @@ def test_every_variable_lands_in_its_field():
             "mayfly_retry_backoff_max": "1m",
             "mayfly_max_pending_vms": 3,
             "mayfly_retention": "90d",
+            "mayfly_min_ready": 2,
+            "mayfly_max_ready": 3,
+            "mayfly_scale_factor": 0.5,
+            "mayfly_max_ready_age": "30m",
+            "mayfly_launch_rate": 6,
+            "mayfly_launch_burst": 2,
+            "mayfly_max_failures": 5,
+            "mayfly_quarantine": "1h",
+            "mayfly_periods": [{"when": "0 12 1 1 *", "time_zone": "Europe/Amsterdam", "min_ready": 0, "max_vms": 3}],
+            "mayfly_placement": "pack",
         },
     )
     assert pool == Pool(
@@ -68,12 +79,41 @@ def test_every_variable_lands_in_its_field():
         retry_backoff_max_seconds=60.0,
         max_pending_vms=3,
         retention_seconds=90 * 86400.0,
+        placement=Placement.PACK,
+        warm=Warm(
+            min_ready=2,
+            max_ready=3,
+            scale_factor=0.5,
+            max_ready_age_seconds=1800.0,
+            launch_rate=6,
+            launch_burst=2,
+            max_failures=5,
+            quarantine_seconds=3600.0,
+            periods=(
+                Period(
+                    when="0 12 1 1 *",
+                    time_zone="Europe/Amsterdam",
+                    min_ready=0,
+                    max_vms=3,
+                    times=(
+                        Times(
+                            minutes=frozenset({0}),
+                            hours=frozenset({12}),
+                            days=frozenset({1}),
+                            months=frozenset({1}),
+                            weekdays=frozenset(range(7)),
+                        ),
+                    ),
+                ),
+            ),
+        ),
     )
 
 
 def test_no_field_of_a_pool_is_out_of_an_inventorys_reach():
     reachable = {field.serialization_alias or name for name, field in PoolVariables.model_fields.items()}
-    assert reachable | {"name"} == set(Pool.__dataclass_fields__)
+    assert reachable | {"name", "warm"} == set(Pool.__dataclass_fields__) | set(Warm.__dataclass_fields__)
+    assert set(PeriodVariables.model_fields) | {"times"} == set(Period.__dataclass_fields__)
 
 
 def test_variables_of_others_are_ignored():
@@ -127,6 +167,26 @@ def test_a_pool_without_an_image():
         ("ansible_port", 65536, "less than or equal to 65535"),
         ("ansible_port", "22", "valid integer"),
         ("mayfly_network", {"id": 3}, "valid string"),
+        ("mayfly_min_ready", -1, "greater than or equal to 0"),
+        ("mayfly_min_ready", "1", "valid integer"),
+        ("mayfly_min_ready", True, "valid integer"),
+        ("mayfly_max_ready", -1, "greater than or equal to 0"),
+        ("mayfly_max_ready", None, "valid integer"),
+        ("mayfly_scale_factor", -0.1, "greater than or equal to 0"),
+        ("mayfly_scale_factor", float("nan"), "finite number"),
+        ("mayfly_scale_factor", 101, "less than or equal to 100"),
+        ("mayfly_launch_rate", -6, "greater than 0"),
+        ("mayfly_launch_rate", 0, "greater than 0"),
+        ("mayfly_launch_rate", float("inf"), "finite number"),
+        ("mayfly_launch_rate", 1e9, "less than or equal to 1000000"),
+        ("mayfly_launch_rate", "fast", "valid number"),
+        ("mayfly_launch_burst", 0, "greater than or equal to 1"),
+        ("mayfly_max_failures", 0, "greater than or equal to 1"),
+        ("mayfly_max_ready_age", "0s", "a time of more than 0"),
+        ("mayfly_quarantine", -5, "a time of more than 0"),
+        ("mayfly_placement", "random", "'spread' or 'pack'"),
+        ("mayfly_periods", {"when": "* * * * *"}, "valid tuple"),
+        ("mayfly_periods", "* * * * *", "valid tuple"),
     ],
 )
 def test_a_wrong_value_names_pool_variable_and_what_is_expected(variable, value, complaint):
@@ -148,6 +208,93 @@ def test_limits_that_contradict_each_other():
         pool_from("small", {**SAID, "mayfly_default_timeout": "2h", "mayfly_max_timeout": "1h"})
     with pytest.raises(InvalidPool, match="mayfly_task_memory: not below mayfly_memory"):
         pool_from("small", {**SAID, "mayfly_memory": "1G", "mayfly_task_memory": "1024M"})
+
+
+@pytest.mark.parametrize(
+    ("variables", "refusal"),
+    [
+        ({"min_ready": 3}, "mayfly_min_ready: 3 is more than max_vms, 2"),
+        ({"min_ready": 17, "max_vms": 16}, "mayfly_min_ready: 17 is more than max_vms, 16"),
+        ({"min_ready": 2, "max_ready": 1}, "mayfly_max_ready: 1 is less than min_ready, 2"),
+        (
+            {"min_ready": 2, "periods": [{"when": "* * * * *"}, {"when": "* * * * *", "max_vms": 1}]},
+            "mayfly_periods, period 2, min_ready: 2 is more than max_vms, 1",
+        ),
+        (
+            {"max_ready": 1, "periods": [{"when": "* * * * *", "min_ready": 2}]},
+            "mayfly_periods, period 1, max_ready: 1 is less than min_ready, 2",
+        ),
+    ],
+)
+def test_numbers_of_ready_machines_that_contradict_each_other(variables, refusal):
+    with pytest.raises(InvalidPool, match=f"pool small, {refusal}"):
+        pool_from("small", {**SAID, **{f"mayfly_{name}": value for name, value in variables.items()}})
+
+
+def test_numbers_that_just_agree():
+    said = {"mayfly_min_ready": 2, "mayfly_max_ready": 2, "mayfly_periods": [{"when": "* * * * *", "max_vms": 2}]}
+    assert pool_from("small", {**SAID, **said}).warm.min_ready == 2
+
+
+HOW = "write minute, hour, day, month, day of the week, as '* 19-23 * * 1-5'"
+
+
+@pytest.mark.parametrize(
+    ("period", "complaint"),
+    [
+        ({}, "when is missing: a cron line"),
+        ("* * * * *", "expected a mapping"),
+        (None, "expected a mapping"),
+        ({"when": "* * * * *", "min_redy": 1}, "no such key 'min_redy'; did you mean min_ready?"),
+        ({"when": "* * * * *", "xyzzy": 1}, "no such key 'xyzzy'; known are when, time_zone, min_ready"),
+        ({"when": "* * * * *", "min_ready": -1}, "min_ready -1 is not right: input should be greater than"),
+        ({"when": "* * * * *", "min_ready": None}, "min_ready None is not right: input should be a valid integer"),
+        ({"when": "* * * * *", "scale_factor": "1"}, "scale_factor '1' is not right: input should be a valid number"),
+        ({"when": "* * * * *", "max_vms": 0}, "max_vms 0 is not right: input should be greater than or equal to 1"),
+        ({"when": "* * * * *", "time_zone": "Mars/Base"}, "no time zone 'Mars/Base'"),
+        ({"when": "* * * * *", "time_zone": "../../etc/passwd"}, "no time zone '../../etc/passwd'"),
+        ({"when": "* * * * *", "time_zone": 1}, "time_zone 1 is not right: input should be a valid string"),
+        ({"when": ""}, f"when '': has 0 fields, not 5; {HOW}"),
+        ({"when": "at night"}, f"when 'at night': has 2 fields, not 5; {HOW}"),
+        ({"when": "60 * * * *"}, "when '60 * * * *': "),
+        ({"when": "* 24 * * *"}, "when '* 24 * * *': "),
+        ({"when": "* * 32 * *"}, "when '* * 32 * *': "),
+        ({"when": "* * * 13 *"}, "when '* * * 13 *': "),
+        ({"when": "* * * * 8"}, "when '* * * * 8': '8' is no day of the week"),
+        ({"when": "* * last * *"}, "'last' is no day of the month"),
+        ({"when": "* * 3rd sun * *"}, "has 6 fields, not 5"),
+        ({"when": "* 23-19 * * *"}, "when '* 23-19 * * *': "),
+    ],
+)
+def test_a_period_that_cannot_be_read(period, complaint):
+    with pytest.raises(InvalidPool) as caught:
+        pool_from("small", {**SAID, "mayfly_periods": [{"when": "* * * * *"}, period]})
+    assert caught.value.field == "pool small, mayfly_periods, period 2"
+    assert complaint.lower() in caught.value.remedy.lower()
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "overlap"),
+    [
+        ("* 19-23 * * *", "* 23 * * *", True),
+        ("* 19-23 * * *", "* 0-6 * * *", False),
+        ("0-29 * * * *", "30-59 * * * *", False),
+        ("* * * * 1-5", "* * * * sat,sun", False),
+        ("* * 1 * 1", "* * 2 * sat", True),  # the first may be a Saturday
+        ("* * 1 * *", "* * 2 * *", False),
+        ("* * 1 * 1", "* * 2 * mon", True),
+        ("* * 1 * *", "* * * * tue", True),
+        ("* * * 1 *", "* * * 2 *", False),
+    ],
+)
+def test_periods_that_come_at_the_same_time(one, other, overlap):
+    periods = [period_from({"when": line}) for line in (one, other)]
+    assert list(overlapping(periods)) == ([tuple(periods)] if overlap else [])
+
+
+def test_periods_of_different_zones_may_come_at_the_same_time():
+    night, day = {"when": "* 0-6 * * *"}, {"when": "* 7-23 * * *", "time_zone": "Asia/Tokyo"}
+    assert len(list(overlapping([period_from(night), period_from(day)]))) == 1
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,79 @@
+"""The periods of a pool, as operators write them, checked; and which of them come at the same time."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import combinations
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from orchestrator.domain.pool import Period, Times
+
+_UNSAID: Any = None  # never seen: only what an inventory said is passed on. A null that it said is an error
+
+Ready = Annotated[int, Field(strict=True, ge=0)]
+Count = Annotated[int, Field(strict=True, ge=1)]
+Factor = Annotated[float, Field(strict=True, ge=0, le=100, allow_inf_nan=False)]
+
+
+class PeriodVariables(BaseModel):
+    """What an inventory may say of a period. Only `when` is required."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    when: Annotated[str, Field(strict=True)]
+    time_zone: Annotated[str, Field(strict=True)] = "UTC"
+    min_ready: Ready = _UNSAID
+    max_ready: Ready = _UNSAID
+    scale_factor: Factor = _UNSAID
+    max_vms: Count = _UNSAID
+
+
+def period_from(said: object) -> Period:
+    """One period. Raises ValueError saying what is wrong and what is expected."""
+    # read where a period is: no command that reads pools from the cache waits for APScheduler
+    from orchestrator.provisioning import crontab
+
+    try:
+        known = PeriodVariables.model_validate(said, strict=True)
+    except ValidationError as error:
+        raise ValueError(_complaint(said, error)) from error
+    crontab.zone(known.time_zone)
+    try:
+        times = crontab.times(known.when)
+    except ValueError as error:
+        remedy = "write minute, hour, day, month, day of the week, as '* 19-23 * * 1-5'"
+        raise ValueError(f"when {known.when!r}: {error}; {remedy}") from error
+    return Period(**known.model_dump(exclude_unset=True), times=times)
+
+
+def overlapping(periods: Sequence[Period]) -> Iterator[tuple[Period, Period]]:
+    """Pairs of periods that may last at the same minute, the earlier one first. Of those in different time zones it is
+    not known, and they are taken to."""
+    for earlier, later in combinations(periods, 2):
+        zones_differ = earlier.time_zone != later.time_zone
+        if zones_differ or any(_meet(one, other) for one in earlier.times for other in later.times):
+            yield earlier, later
+
+
+def _meet(one: Times, other: Times) -> bool:
+    fields = ("minutes", "hours", "days", "months", "weekdays")
+    return all(getattr(one, field) & getattr(other, field) for field in fields)
+
+
+def _complaint(said: object, error: ValidationError) -> str:
+    """The first of pydantic's complaints, in our words."""
+    complaint = error.errors(include_url=False)[0]
+    if not isinstance(said, Mapping):
+        return "expected a mapping, with when, time_zone, min_ready and so on"
+    field = str(complaint["loc"][0]) if complaint["loc"] else ""
+    known = list(PeriodVariables.model_fields)
+    if complaint["type"] == "extra_forbidden":
+        near = difflib.get_close_matches(field, known, n=1)
+        return f"no such key {field!r}; " + (f"did you mean {near[0]}?" if near else "known are " + ", ".join(known))
+    if complaint["type"] == "missing":
+        return "when is missing: a cron line, as '* 19-23 * * 1-5'"
+    what = complaint["msg"]
+    return f"{field} {complaint['input']!r} is not right: {what[:1].lower()}{what[1:]}"
