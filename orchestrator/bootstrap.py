@@ -38,6 +38,8 @@ if TYPE_CHECKING:
 
 CONSOLE_TAIL_BYTES = 16 * 1024
 CLOUD_START_SECONDS = 30.0
+NO_EVENTS = "none"
+"""What ONE_ZMQ says when OpenNebula's events are not to be used."""
 INVENTORY_SECONDS = 10.0
 """How soon a runner follows a change of the inventory."""
 
@@ -147,7 +149,7 @@ async def open_cloud(settings: Settings, *, start: bool = False) -> AsyncIterato
 
     Raises CloudUnreachable, CloudDenied, NotPossible.
     """
-    from orchestrator.opennebula import Cloud, read_session
+    from orchestrator.opennebula import Cloud, events_address, read_session
 
     if settings.uses_local_cloud:
         make_home(settings)
@@ -157,8 +159,16 @@ async def open_cloud(settings: Settings, *, start: bool = False) -> AsyncIterato
                 "the local cloud does not run: start it with mayfly cloud start (or mayfly up), or name an OpenNebula "
                 "with ONE_XMLRPC and ONE_AUTH"
             )
-        settings = replace(settings, one_xmlrpc=endpoint.url, one_auth=endpoint.auth_path)
-    async with Cloud(settings.one_xmlrpc, read_session(settings.one_auth)) as cloud:
+        settings = replace(
+            settings, one_xmlrpc=endpoint.url, one_auth=endpoint.auth_path, one_zmq=endpoint.events or NO_EVENTS
+        )
+    events = None if settings.one_zmq == NO_EVENTS else settings.one_zmq or events_address(settings.one_xmlrpc)
+    async with Cloud(
+        settings.one_xmlrpc,
+        read_session(settings.one_auth),
+        events=events,
+        events_once=not settings.one_zmq,
+    ) as cloud:
         await cloud.version()
         yield cloud
 

@@ -27,6 +27,8 @@ class Settings:
     database_url: `MAYFLY_DATABASE_URL`, as SQLAlchemy has it (default: SQLite in the home).
     one_xmlrpc: `ONE_XMLRPC`, OpenNebula's endpoint; empty means the local cloud of this home.
     one_auth: `ONE_AUTH`, the path of a file holding `user:password`, as OpenNebula's own clients have it.
+    one_zmq: `ONE_ZMQ`, where OpenNebula publishes its events, `tcp://HOST:2101`, as its own clients have it; `none`: do
+      without; empty: port 2101 of the endpoint's host, if somebody answers there.
     cache: what every home of this user may share, and may be deleted (`$XDG_CACHE_HOME/mayfly`, default `~/.cache`).
     inventory: `MAYFLY_INVENTORY`, the Ansible inventory with the pools (default `inventories/local`).
     lease_seconds: `MAYFLY_LEASE_SECONDS`, how long a runner may be silent before another takes its tasks (default 60).
@@ -41,6 +43,7 @@ class Settings:
     inventory: Path
     lease_seconds: float = LEASE_SECONDS
     metrics: str = ""
+    one_zmq: str = ""
 
     @classmethod
     def from_environment(cls, environment: dict[str, str] | None = None) -> Settings:
@@ -56,6 +59,7 @@ class Settings:
             inventory=Path(env.get("MAYFLY_INVENTORY") or data_root() / "inventories" / "local").absolute(),
             lease_seconds=_seconds(env.get("MAYFLY_LEASE_SECONDS") or str(LEASE_SECONDS)),
             metrics=env.get("MAYFLY_METRICS") or "",
+            one_zmq=env.get("ONE_ZMQ") or "",
         )
 
     @property

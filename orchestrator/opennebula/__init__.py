@@ -2,6 +2,7 @@
 
 from orchestrator.opennebula.auth import read_session
 from orchestrator.opennebula.cloud import Cloud
+from orchestrator.opennebula.events import events_address
 from orchestrator.opennebula.images import Images
 from orchestrator.opennebula.objects import CloudVm, Host, ImageVersion, Network, VmRequest
 from orchestrator.opennebula.sights import Sight
@@ -21,5 +22,6 @@ __all__ = [
     "State",
     "StuckVm",
     "VmRequest",
+    "events_address",
     "read_session",
 ]

@@ -42,7 +42,9 @@ class Cloud:
     endpoint: `http://HOST:2633/RPC2`, or `https://`. session: `user:password`, see `auth.read_session`. timeout,
     patience, connections, requests_per_second, burst: see `Client`. poll_seconds, tick_seconds: how often VMs are
     looked at, all that anybody waits for in one call: while somebody waits for a start or an end, and while they are
-    only kept an eye on. stuck_seconds: see `Ender`.
+    only kept an eye on. events: `tcp://HOST:2101`, where OpenNebula publishes what happens to VMs; they are looked at
+    when it does, and less often otherwise; events_once: the address is a guess, and given up when nobody answers.
+    stuck_seconds: see `Ender`.
 
     Every verb raises a `domain.errors.CloudError` when OpenNebula refuses, fails or does not answer: CloudUnreachable,
     CloudDenied, CloudMissing, CloudWrongState or CloudError itself, with OpenNebula's own text and code.
@@ -61,6 +63,8 @@ class Cloud:
         requests_per_second: float = 28.0,
         burst: int = 60,
         stuck_seconds: float = 20.0,
+        events: str | None = None,
+        events_once: bool = False,
     ) -> None:
         self.client = Client(
             endpoint,
@@ -74,7 +78,9 @@ class Cloud:
         self.renderer = Renderer()
         self.poll_seconds = poll_seconds
         fastest = max(poll_seconds, _LOOKS_SHARE / requests_per_second)
-        self._watch = Watch(self.client, fastest=fastest, tick=max(tick_seconds, fastest))
+        self._watch = Watch(
+            self.client, fastest=fastest, tick=max(tick_seconds, fastest), events=events, events_once=events_once
+        )
         self._ender = Ender(self.client, self._watch, stuck_seconds)
         self._maker = Maker(self.client, self.renderer, self.vms, self._recent_hosts, patience)
         self._pending_since = PendingSince()
@@ -113,6 +119,15 @@ class Cloud:
     async def version(self) -> str:
         """OpenNebula's version. Asked once only, so that a wrong address or password is told at once."""
         return str(await self.client.once("system.version"))
+
+    @property
+    def events_address(self) -> str | None:
+        """Where OpenNebula's events are looked for; None: nowhere."""
+        return self._watch.stream.address if self._watch.stream else None
+
+    async def events_come(self, within: float) -> bool:
+        """Whether OpenNebula publishes where its events are looked for, asked for so many seconds at most."""
+        return self._watch.stream is not None and await self._watch.stream.reached(within)
 
     def forget(self) -> None:
         """Ask again for hosts, networks, base images and quotas when they are needed next."""
