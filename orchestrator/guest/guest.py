@@ -42,7 +42,7 @@ from orchestrator.guest.outputs import (
 )
 from orchestrator.guest.readiness import Facts, read_facts
 from orchestrator.guest.seal import PROBE_WINDOW_SECONDS, Probe, probe_words, read_probes
-from orchestrator.guest.staging_in import InputEntry, Progress, check_tree, send_tree
+from orchestrator.guest.staging_in import InputEntry, Progress, Sending, check_tree
 from orchestrator.guest.way import VmGone, Way
 
 RECONNECT_SECONDS = 30.0
@@ -116,13 +116,13 @@ class Guest:
         check_tree(entries)
         if not entries:
             return
-        text = wire.request("stage-in", body="stage_in.sh")
+        text, sending = wire.request("stage-in", body="stage_in.py"), Sending(entries, progress)
 
         async def send(connection: asyncssh.SSHClientConnection) -> None:
             async with wire.step(connection, text) as process:
-                await send_tree(process, entries, progress)
+                await sending.send(process)
 
-        await self._persist(send)
+        await self._persist(send, progress=lambda: sending.done)
 
     async def start(self, launch: Launch) -> None:
         """Start the process. Raises AlreadyStarted when this VM has had one (VmRestarted: before it restarted),

@@ -1,4 +1,7 @@
-"""Inputs in: a stream of tar over the connection, extracted by root under /task/in, and hashed again over there.
+"""Inputs in: a stream of frames over the connection, written by root under /task/in, and hashed on both ends.
+
+What arrived whole is not sent again when the connection drops: small files when their frame was acknowledged, and of a
+large one what the guest has of it, if the hash of that is right. Compressed on the way where it is worth while.
 
 Modes: a file's owner keeps the bits it had, and may read it; everybody else may read it too, and execute it where the
 owner may. Files belong to root and /task/in is read-only for the process, so the w bits open nothing. Set-id and sticky
@@ -9,46 +12,35 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import tarfile
-from collections.abc import AsyncGenerator, Callable, Sequence
-from contextlib import aclosing
-from typing import BinaryIO, Protocol
+from collections import deque
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
 
 from orchestrator.domain.errors import StagingFailed, Unstageable
+from orchestrator.guest import input_frames as frames
 from orchestrator.guest.errors import printable
-from orchestrator.guest.wire import MAX_STDERR, Process, ended, tail
+from orchestrator.guest.input_frames import CHUNK, SMALL, InputEntry, staged_mode
+from orchestrator.guest.wire import LOST, MAX_STDERR, Process, ended, tail
+
+__all__ = ["InputEntry", "Progress", "Sending", "check_tree", "staged_mode"]
 
 Progress = Callable[[int, int], None]
 """Told of bytes done and bytes in all."""
 
-CHUNK = 1 << 18
 STALLED_SECONDS = 120.0
 """A transfer in which nothing moves for so long has failed."""
 
-_SLOWEST_HASHING = 2 * 2**20
-"""Bytes a second: what even an emulated guest surpasses."""
+_SLOWEST = 2 * 2**20
+"""Bytes a second that are hashed and written: what even an emulated guest surpasses."""
 
+_FAST_WIRE = 64 * 2**20
+"""Bytes a second. What the wire takes at this rate would only be held up by compressing it."""
 
-class InputEntry(Protocol):
-    """One entry of a tree to stage in.
+_IN_FLIGHT = 4 * 2**20
+"""Bytes that SSH's window and the sockets take before anything has arrived."""
 
-    path: relative to the inputs' directory, parts joined by "/"; bytes that are not UTF-8 as surrogate escapes.
-    mode: permission bits. size in bytes and sha256 in hex: of files. target: of symbolic links.
-    """
-
-    @property
-    def path(self) -> str: ...
-    @property
-    def kind(self) -> str: ...
-    @property
-    def mode(self) -> int: ...
-    @property
-    def size(self) -> int: ...
-    @property
-    def sha256(self) -> str: ...
-    @property
-    def target(self) -> str: ...
-    def open(self) -> BinaryIO: ...
+_MAX_ANSWER = 8192
 
 
 def check_tree(entries: Sequence[InputEntry]) -> None:
@@ -72,133 +64,222 @@ def check_tree(entries: Sequence[InputEntry]) -> None:
                 raise Unstageable(f"input {printable(path)}: {printable(above)} is not a directory")
 
 
-def staged_mode(mode: int, *, directory: bool) -> int:
-    """The mode that an entry gets in the guest; see the module."""
-    if directory:
-        return mode & 0o700 | 0o555
-    return mode & 0o700 | 0o444 | (0o011 if mode & 0o100 else 0)
+@dataclass(frozen=True, slots=True)
+class _Owed:
+    """An acknowledgement that is to come: of so many files, which are so large, with that sha256."""
+
+    files: int
+    size: int
+    sha256: str
+    what: str
 
 
-async def send_tree(process: Process, entries: Sequence[InputEntry], progress: Progress | None) -> None:
-    """Write the tree to the step's stdin, then read the hashes that it made and compare. Raises StagingFailed."""
-    total = sum(entry.size for entry in entries if entry.kind == "file")
-    wrong = asyncio.create_task(tail(process))
-    try:
+class Sending:
+    """A tree on its way into one guest, over one connection or more.
+
+    there: how many files are there whole, which are the first ones; there_bytes: what they hold.
+    """
+
+    def __init__(self, entries: Sequence[InputEntry], progress: Progress | None = None) -> None:
+        self.directories = [entry for entry in entries if entry.kind == "directory"]
+        self.files = [entry for entry in entries if entry.kind == "file"]
+        self.links = [entry for entry in entries if entry.kind == "symlink"]
+        self.there = 0
+        self.there_bytes = 0
+        self._half = 0
+        self._total = sum(entry.size for entry in self.files)
+        self._progress = progress
+        self._told = -1
+        self._tried: set[str] = set()
+
+    @property
+    def done(self) -> int:
+        """Rises with what is known to be there."""
+        return self.there + self.there_bytes + self._half
+
+    async def send(self, process: Process) -> None:
+        """Give the step what is not there yet. Raises StagingFailed, Dropped."""
+        await _Try(self, process).run()
+
+    def arrived(self, files: int, size: int) -> None:
+        """The next so many files are there."""
+        self.there += files
+        self.there_bytes += size
+        self._half = 0
+
+    def half_there(self, size: int) -> None:
+        """So much of the next file is."""
+        self._half = size
+
+    def tried(self, entry: InputEntry) -> bool:
+        """It has been sent before, in part at least. It will be from now on."""
+        known = entry.path in self._tried
+        self._tried.add(entry.path)
+        return known
+
+    def tell(self, sent: int) -> None:
+        """`sent`: bytes of content, in all. What is sent again is not told again."""
+        if self._progress and sent > self._told:
+            self._told = sent
+            self._progress(sent, self._total)
+
+
+class _Try:
+    """What one connection does of it."""
+
+    def __init__(self, sending: Sending, process: Process) -> None:
+        self._sending = sending
+        self._process = process
+        self._owed: deque[_Owed] = deque()
+        self._asked: asyncio.Future[bytes] | None = None
+        self._sent = sending.there_bytes
+        self._on_wire = 0
+        self._waited = 0.0
+
+    async def run(self) -> None:
+        wrong = asyncio.create_task(tail(self._process))
+        writing, reading = asyncio.create_task(self._write()), asyncio.create_task(self._read())
         try:
-            done = 0
-            async with aclosing(_archive(entries)) as archive:
-                async for chunk, content in archive:
-                    async with asyncio.timeout(STALLED_SECONDS):
-                        process.stdin.write(chunk)
-                        await process.stdin.drain()
-                    done += content
-                    if progress and content:
-                        progress(done, total)
-            process.stdin.write_eof()
+            await asyncio.wait({writing, reading}, return_when=asyncio.FIRST_COMPLETED)
+            if writing.done():
+                with suppress(*LOST):  # the step ended early, and says why; or the connection dropped, as `ended` says
+                    await writing
+                await self._rest(reading)
+            await reading
+            if status := await ended(self._process):
+                why = (await wrong)[:MAX_STDERR]
+                raise StagingFailed(f"the inputs did not go in (status {status}): {why}")
+            if self._owed or not writing.done():
+                raise StagingFailed("the guest ended staging in before all was there")
+        finally:
+            for task in (wrong, writing, reading):
+                task.cancel()
+            await asyncio.gather(wrong, writing, reading, return_exceptions=True)
+
+    async def _rest(self, reading: asyncio.Task[None]) -> None:
+        """All is sent: the guest has yet to write it, and to say so."""
+        within = STALLED_SECONDS + sum(owed.size for owed in self._owed) / _SLOWEST
+        await asyncio.wait({reading}, timeout=within)
+        if not reading.done():
+            raise StagingFailed(f"the guest did not end staging in within {within:g} s")
+
+    async def _write(self) -> None:
+        sending = self._sending
+        if not sending.done:
+            for each in frames.directories(sending.directories):
+                await self._put(each)
+        at = sending.there
+        while at < len(sending.files):
+            if sending.files[at].size > SMALL:
+                await self._large(sending.files[at])
+                at += 1
+            else:
+                at += await self._batch(at)
+        for each in frames.links(sending.links):
+            await self._put(each)
+        self._process.stdin.write_eof()
+
+    async def _batch(self, at: int) -> int:
+        """Send small files from there on in one frame; how many."""
+        files = self._sending.files
+        end, size = at, 0
+        while end < len(files) and files[end].size <= SMALL and size < CHUNK:
+            size += files[end].size + len(files[end].path)
+            end += 1
+        content = sum(file.size for file in files[at:end])
+        payload, sha256 = await asyncio.to_thread(_whole, files[at:end])
+        more = f" and {end - at - 1} more" if end - at > 1 else ""
+        self._owed.append(_Owed(end - at, content, sha256, f"input {printable(files[at].path)}{more}"))
+        await self._put(await self._squeezed(b"b", payload), content)
+        return end - at
+
+    async def _large(self, entry: InputEntry) -> None:
+        offset = await self._had(entry) if self._sending.tried(entry) else 0
+        source = await asyncio.to_thread(frames.Reading, entry)
+        try:
+            if offset:
+                await asyncio.to_thread(source.hash_of, offset)
+            self._sent += offset
+            await self._put(frames.opening(entry, offset))
+            while source.left:
+                data = await asyncio.to_thread(source.read, CHUNK)
+                await self._put(await self._squeezed(b"c", data), len(data))
+            source.check()
+        finally:
+            source.close()
+        self._owed.append(_Owed(1, entry.size, entry.sha256, f"input {printable(entry.path)}"))
+        await self._put(frames.frame(b"e", b""))
+
+    async def _had(self, entry: InputEntry) -> int:
+        """How much the guest has of a file, if the hash of that is right: what it merely claims to have counts for
+        nothing."""
+        self._asked = asyncio.get_running_loop().create_future()
+        await self._put(frames.frame(b"q", frames.name(entry.path)))
+        within = STALLED_SECONDS + entry.size / _SLOWEST
+        try:
+            answer = await asyncio.wait_for(self._asked, within)
+        except TimeoutError as error:
+            raise StagingFailed(f"the guest did not say within {within:g} s what it has of a file") from error
+        digits, _, claimed = answer.partition(b" ")
+        size = int(digits) if digits.isdigit() and len(digits) < 20 else 0
+        if not 0 < size <= entry.size or (await asyncio.to_thread(_begin, entry, size)).encode() != claimed:
+            return 0
+        self._sending.half_there(size)
+        return size
+
+    async def _squeezed(self, kind: bytes, payload: bytes) -> bytes:
+        """The frame, compressed if that is worth while; which it is not where the wire takes everything at once."""
+        if self._on_wire - _IN_FLIGHT > _FAST_WIRE * self._waited:
+            return frames.frame(kind, payload)
+        return await asyncio.to_thread(frames.squeezed, kind, payload)
+
+    async def _put(self, data: bytes, content: int = 0) -> None:
+        began = asyncio.get_running_loop().time()
+        try:
+            async with asyncio.timeout(STALLED_SECONDS):
+                self._process.stdin.write(data)
+                await self._process.stdin.drain()
         except TimeoutError as error:
             raise StagingFailed(f"the guest took no input for {STALLED_SECONDS:g} s") from error
-        except BrokenPipeError:
-            pass  # the step ended early, and says why below; or the connection dropped, and `ended` says so
-        within = STALLED_SECONDS + total / _SLOWEST_HASHING
-        try:
-            async with asyncio.timeout(within):
-                hashes = await _hashes(process, limit=sum(len(entry.path) * 4 + 80 for entry in entries) + (1 << 20))
-                status = await ended(process)
-        except TimeoutError as error:
-            raise StagingFailed(f"the guest did not end staging in within {within:g} s") from error
-        if status != 0:
-            raise StagingFailed(f"the inputs did not go in (status {status}): {(await wrong)[:MAX_STDERR]}")
-    finally:
-        wrong.cancel()
-        await asyncio.gather(wrong, return_exceptions=True)
-    for entry in entries:
-        if entry.kind == "file" and hashes.get(entry.path) != entry.sha256:
-            raise StagingFailed(f"input {printable(entry.path)}: its sha256 in the guest is not what was sent")
+        self._waited += asyncio.get_running_loop().time() - began
+        self._on_wire += len(data)
+        self._sent += content
+        if content:
+            self._sending.tell(self._sent)
 
-
-async def _archive(entries: Sequence[InputEntry]) -> AsyncGenerator[tuple[bytes, int], None]:
-    """The tar archive in pieces of about CHUNK, each with the count of bytes of content in it.
-
-    Many small files go as few large pieces: each piece is a packet of SSH's, and a flood of tiny packets makes an
-    emulated network drop some of them, and then stand still.
-    """
-    gathered, content = bytearray(), 0
-    async with aclosing(_pieces(entries)) as pieces:
-        async for piece, of_content in pieces:
-            gathered += piece
-            content += of_content
-            if len(gathered) >= CHUNK:
-                yield bytes(gathered), content
-                gathered, content = bytearray(), 0
-    yield bytes(gathered), content
-
-
-async def _pieces(entries: Sequence[InputEntry]) -> AsyncGenerator[tuple[bytes, int], None]:
-    """The tar archive bit by bit, each with the count of bytes of content in it.
-
-    Directories first and links last: nothing is written through a link, wherever it leads.
-    """
-    order = {"directory": 0, "file": 1, "symlink": 2}
-    for entry in sorted(entries, key=lambda each: order[each.kind]):
-        yield _header(entry), 0
-        if entry.kind == "file":
-            async with aclosing(_content(entry)) as content:
-                async for chunk in content:
-                    yield chunk, len(chunk)
-            yield b"\0" * (-entry.size % tarfile.BLOCKSIZE), 0
-    yield b"\0" * tarfile.RECORDSIZE, 0
-
-
-def _header(entry: InputEntry) -> bytes:
-    info = tarfile.TarInfo(entry.path)
-    info.mode = staged_mode(entry.mode, directory=entry.kind == "directory")
-    match entry.kind:
-        case "file":
-            info.size = entry.size
-        case "directory":
-            info.type = tarfile.DIRTYPE
-        case "symlink":
-            info.type = tarfile.SYMTYPE
-            info.linkname = entry.target
-            info.mode = 0o777
-    return info.tobuf(tarfile.GNU_FORMAT, "utf-8", "surrogateescape")
-
-
-async def _content(entry: InputEntry) -> AsyncGenerator[bytes, None]:
-    hashed = hashlib.sha256()
-    left = entry.size
-    try:
-        source = await asyncio.to_thread(entry.open)
-    except OSError as error:
-        raise StagingFailed(f"input {printable(entry.path)}: cannot be read here: {error}") from error
-    try:
-        while left:
+    async def _read(self) -> None:
+        """What the guest says, to the end."""
+        while True:
             try:
-                chunk = await asyncio.to_thread(source.read, min(CHUNK, left))
-            except OSError as error:
-                raise StagingFailed(f"input {printable(entry.path)}: cannot be read here: {error}") from error
-            if not chunk:
-                raise StagingFailed(f"input {printable(entry.path)}: {left} bytes short of its size")
-            hashed.update(chunk)
-            left -= len(chunk)
-            yield chunk
-    finally:
-        source.close()
-    if hashed.hexdigest() != entry.sha256:
-        raise StagingFailed(f"input {printable(entry.path)}: not what was submitted, its sha256 differs")
+                head = await self._process.stdout.readexactly(5)
+                length = int.from_bytes(head[1:], "big")
+                if length > _MAX_ANSWER:
+                    raise StagingFailed(f"the guest announced a frame of {length} bytes while inputs went in")
+                payload = await self._process.stdout.readexactly(length)
+            except asyncio.IncompleteReadError:
+                return
+            match head[:1]:
+                case b"h" if self._owed:
+                    self._settle(self._owed.popleft(), payload.decode("ascii", "replace"))
+                case b"p" if self._asked and not self._asked.done():
+                    self._asked.set_result(payload)
+                case b"!":
+                    raise StagingFailed(f"the inputs did not go in: {printable(payload.decode(errors='replace'))}")
+                case kind:
+                    raise StagingFailed(f"the guest sent a frame of kind {kind!r} that nothing asked for")
+
+    def _settle(self, owed: _Owed, sha256: str) -> None:
+        if sha256 != owed.sha256:
+            raise StagingFailed(f"{owed.what}: its sha256 in the guest is not what was sent")
+        self._sending.arrived(owed.files, owed.size)
 
 
-async def _hashes(process: Process, limit: int) -> dict[str, str]:
-    """What `sha256sum -z` wrote: path to sha256."""
-    found: dict[str, str] = {}
-    rest = b""
-    seen = 0
-    while chunk := await process.stdout.read(65536):
-        seen += len(chunk)
-        if seen > limit:
-            raise StagingFailed("the guest wrote more hashes than there are inputs")
-        *lines, rest = (rest + chunk).split(b"\0")
-        for line in lines:
-            digest, path = line[:64], line[66:].removeprefix(b"./")
-            found[path.decode(errors="surrogateescape")] = digest.decode("ascii", "replace")
-    return found
+def _whole(files: Sequence[InputEntry]) -> tuple[bytes, str]:
+    payload = frames.whole(files)
+    return payload, hashlib.sha256(payload).hexdigest()
+
+
+def _begin(entry: InputEntry, size: int) -> str:
+    """The sha256 of its first `size` bytes."""
+    with frames.Reading(entry) as source:
+        return source.hash_of(size)

@@ -92,15 +92,30 @@ async def test_an_input_that_is_gone_is_told_and_not_taken_for_a_dropped_connect
 @pytest.mark.parametrize(
     ("answer", "complaint"),
     [
-        (says(b"", 2, b"tar: f: Cannot write: No space left on device"), r"status 2\): tar: f: Cannot write: No space"),
-        (says(b"0" * 64 + b"  ./f\0"), "input f: its sha256 in the guest is not what was sent"),
-        (says(b""), "input f: its sha256 in the guest"),
-        (says(b"x" * 2_000_000), "more hashes than there are inputs"),
+        (says(b"", 2, b"MemoryError"), r"did not go in \(status 2\): MemoryError"),
+        (says(frame(b"!", b"f: No space \x1bleft"), 1), r"did not go in: f: No space \\x1bleft"),
+        (says(frame(b"h", b"0" * 64)), "input f and 1 more: its sha256 in the guest is not what was sent"),
+        (says(frame(b"h", b"\xff")), "input f and 1 more: its sha256 in the guest is not what was sent"),
+        (says(b""), "ended staging in before all was there"),
+        (says(frame(b"h", b"0" * 8193)), "announced a frame of 8193 bytes"),
+        (says(frame(b"p", b"1 " + b"0" * 64)), "a frame of kind b'p' that nothing asked for"),
+        (says(b"x" * 2_000_000), "announced a frame of 2021161080 bytes"),
     ],
 )
 async def test_inputs_that_did_not_arrive_whole_are_told(answer: Answer, complaint: str) -> None:
-    async with misbehaving(answer) as (guest, _):
+    def when_all_came(channel: Channel, words: list[str]) -> None:
+        while channel.recv(65536):
+            pass
+        answer(channel, words)
+
+    async with misbehaving(when_all_came) as (guest, _):
         with pytest.raises(StagingFailed, match=complaint):
+            await guest.stage_in([Entry("f", b"x"), Entry("g", b"y")])
+
+
+async def test_a_guest_that_acknowledges_more_than_it_was_sent_is_told() -> None:
+    async with misbehaving(stays_after(frame(b"h", b"0" * 64))) as (guest, _):
+        with pytest.raises(StagingFailed, match=r"b'h' that nothing asked for|not what was sent"):
             await guest.stage_in([Entry("f", b"x")])
 
 

@@ -63,7 +63,7 @@ async def test_a_machine_that_can_reach_something_gets_no_input(house: House, tm
 async def test_inputs_that_arrive_changed(house: House, tmp_path: Path) -> None:
     async def swallowed(guest: SimulatedGuest, session: Any) -> None:
         await session.stdin.read()
-        session.stdout.write(b"0" * 64 + b"  ./data\0")
+        session.stdout.write(b"h" + (64).to_bytes(4, "big") + b"0" * 64)
 
     data = tmp_path / "data"
     data.write_text("numbers")

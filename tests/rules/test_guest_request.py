@@ -102,7 +102,7 @@ def test_the_longest_command_that_is_valid_fits_into_a_request(word: str) -> Non
 
 
 @pytest.mark.parametrize("shell", ["dash", "bash"])
-@pytest.mark.parametrize("name", ["facts.sh", "record.sh", "stage_in.sh", "start.sh", "stop.sh"])
+@pytest.mark.parametrize("name", ["facts.sh", "record.sh", "start.sh", "stop.sh"])
 def test_the_scripts_are_shell_for_either_shell(shell: str, name: str) -> None:
     if shutil.which(shell) is None:
         pytest.skip(f"{shell} is not installed")

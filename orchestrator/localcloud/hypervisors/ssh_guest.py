@@ -9,10 +9,7 @@ The command is the scenario; see `ssh_scenario`. It must be UTF-8: asyncssh's se
 from __future__ import annotations
 
 import asyncio
-import hashlib
-import io
 import shlex
-import tarfile
 import threading
 import time
 from collections.abc import Awaitable, Callable, Mapping
@@ -25,6 +22,7 @@ from orchestrator.localcloud.hypervisors import HypervisorError, MachineSpec
 from orchestrator.localcloud.hypervisors.guest_frames import Frames
 from orchestrator.localcloud.hypervisors.guest_loop import SharedLoop
 from orchestrator.localcloud.hypervisors.guest_network import GuestNetwork
+from orchestrator.localcloud.hypervisors.guest_staging import take_inputs
 from orchestrator.localcloud.hypervisors.runs import RunLog
 from orchestrator.localcloud.hypervisors.ssh_scenario import Scenario
 
@@ -114,7 +112,7 @@ class SimulatedGuest:
                 case ["mayfly-probe", *_]:
                     session.stdout.write(self._probes().encode())
                 case ["mayfly-stage-in"]:
-                    session.stdout.write(_hashes(await session.stdin.read()))
+                    await take_inputs(session)
                 case ["mayfly-start", token, timeout, grace, memory, _tasks, limit]:
                     if await self._start(session, token, float(timeout), float(grace), int(memory), _launched(rest)):
                         await self._attend(session, token, [0, 0, 0], int(limit))
@@ -230,17 +228,6 @@ def start_guest(
         _loop.release()
         raise HypervisorError(f"the simulated guest cannot listen: {type(error).__name__}: {error}") from error
     return guest
-
-
-def _hashes(archive: bytes) -> bytes:
-    """What `sha256sum -z` would say of the files of a tar archive."""
-    lines = b""
-    with tarfile.open(fileobj=io.BytesIO(archive), errors="surrogateescape") as tar:
-        for member in tar:
-            if member.isreg() and (content := tar.extractfile(member)):
-                name = member.name.encode(errors="surrogateescape")
-                lines += hashlib.sha256(content.read()).hexdigest().encode() + b"  ./" + name + b"\0"
-    return lines
 
 
 def _launched(rest: str) -> list[str]:
