@@ -13,11 +13,22 @@ from typing import Any, TypeVar
 
 import pyone
 
-from orchestrator.domain.errors import CloudError, CloudUnreachable
+from orchestrator.domain.errors import (
+    CloudDenied,
+    CloudError,
+    CloudLocked,
+    CloudMissing,
+    CloudUnreachable,
+    CloudWrongState,
+    QuotaExceeded,
+)
 from orchestrator.opennebula.limiter import Limiter
 from orchestrator.opennebula.transport import BoundedTransport, NeverSent
 
 T = TypeVar("T")
+OnRequest = Callable[[str, str, float], None]
+"""Told of each request when it is over: method ("vm.info"), result ("ok", or what kind of failure), and the seconds
+that it took, its turn not counted."""
 
 log = logging.getLogger(__name__)
 
@@ -34,7 +45,7 @@ class Client:
     timeout: seconds for one call, connecting included. patience: for how many seconds a call that may be repeated is
     repeated while nothing answers. connections: how many at once, one urgent call not counted; OpenNebula takes 15 from
     all its clients together (MAX_CONN), and makes the next one wait a second. requests_per_second, burst: see
-    `Limiter`.
+    `Limiter`. on_request: see `OnRequest`; it is called in the event loop and must not raise.
     """
 
     def __init__(
@@ -47,8 +58,10 @@ class Client:
         connections: int = 12,
         requests_per_second: float = 28.0,
         burst: int = 60,
+        on_request: OnRequest | None = None,
     ) -> None:
         self.endpoint = endpoint
+        self._on_request = on_request
         self._timeout = timeout
         self._patience = patience
         self._session = session
@@ -86,12 +99,22 @@ class Client:
     async def _bounded(self, method: str, call: Callable[[], T], *, urgent: bool) -> T:
         await self._limiter.turn(urgent=urgent)
         async with self._urgent_slot if urgent else self._slots:
+            began, result = time.monotonic(), "failed"
             calling = asyncio.get_running_loop().run_in_executor(self._threads, call)
             try:
                 async with asyncio.timeout(self._timeout + _NAME_LOOKUP_SECONDS):
-                    return await calling
+                    answer = await calling
+                result = "ok"
+                return answer
             except TimeoutError as error:
+                result = "unreachable"
                 raise CloudUnreachable(f"{self.endpoint} did not answer one.{method}") from error
+            except CloudError as error:
+                result = _kind(error)
+                raise
+            finally:
+                if self._on_request is not None:
+                    self._on_request(method, result, time.monotonic() - began)
 
     async def order(self, method: str, *arguments: Any) -> Any:
         """Call `one.<method>`, which changes something: again only as long as it never left this machine."""
@@ -133,3 +156,21 @@ class Client:
                 return body
             case _:
                 raise CloudError(f"one.{method} answered with no text")
+
+
+def _kind(error: CloudError) -> str:
+    match error:
+        case CloudUnreachable():
+            return "unreachable"
+        case QuotaExceeded():
+            return "quota"
+        case CloudLocked():
+            return "locked"
+        case CloudDenied():
+            return "denied"
+        case CloudMissing():
+            return "missing"
+        case CloudWrongState():
+            return "wrong_state"
+        case _:
+            return "failed"

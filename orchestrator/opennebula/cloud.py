@@ -13,7 +13,7 @@ from orchestrator.decide.admission import Capacity, QuotaRoom, stalled
 from orchestrator.domain.errors import NotFound, NotPossible
 from orchestrator.opennebula.cache import Cache
 from orchestrator.opennebula.capacity import Pending, PendingSince, host_rooms, read_pending, read_quotas
-from orchestrator.opennebula.client import Client
+from orchestrator.opennebula.client import Client, OnRequest
 from orchestrator.opennebula.ending import Ender
 from orchestrator.opennebula.making import Maker
 from orchestrator.opennebula.objects import CloudVm, Host, ImageVersion, Network, VmRequest
@@ -40,11 +40,11 @@ class Cloud:
     """The client of one OpenNebula for one account, in one event loop. Use as `async with`, or call `close`.
 
     endpoint: `http://HOST:2633/RPC2`, or `https://`. session: `user:password`, see `auth.read_session`. timeout,
-    patience, connections, requests_per_second, burst: see `Client`. poll_seconds, tick_seconds: how often VMs are
-    looked at, all that anybody waits for in one call: while somebody waits for a start or an end, and while they are
-    only kept an eye on. events: `tcp://HOST:2101`, where OpenNebula publishes what happens to VMs; they are looked at
-    when it does, and less often otherwise; events_once: the address is a guess, and given up when nobody answers.
-    stuck_seconds: see `Ender`.
+    patience, connections, requests_per_second, burst, on_request: see `Client`. poll_seconds, tick_seconds: how often
+    VMs are looked at, all that anybody waits for in one call: while somebody waits for a start or an end, and while
+    they are only kept an eye on. events: `tcp://HOST:2101`, where OpenNebula publishes what happens to VMs; they are
+    looked at when it does, and less often otherwise; events_once: the address is a guess, and given up when nobody
+    answers. stuck_seconds: see `Ender`.
 
     Every verb raises a `domain.errors.CloudError` when OpenNebula refuses, fails or does not answer: CloudUnreachable,
     CloudDenied, CloudMissing, CloudWrongState or CloudError itself, with OpenNebula's own text and code.
@@ -65,6 +65,7 @@ class Cloud:
         stuck_seconds: float = 20.0,
         events: str | None = None,
         events_once: bool = False,
+        on_request: OnRequest | None = None,
     ) -> None:
         self.client = Client(
             endpoint,
@@ -74,6 +75,7 @@ class Cloud:
             connections=connections,
             requests_per_second=requests_per_second,
             burst=burst,
+            on_request=on_request,
         )
         self.renderer = Renderer()
         self.poll_seconds = poll_seconds
@@ -236,9 +238,9 @@ class Cloud:
         """Make a VM of a template and see that it is placed; return its id at once.
 
         An account that may place VMs itself does so (`hold`, then `one.vm.deploy`); else, or when no host has room,
-        OpenNebula's scheduler does. When the reply is lost, the VM is looked for by its tag MAYFLY_VM and adopted (if
-        the request was done twice, all but one are ended); CloudUnreachable means that there may be one all the same,
-        which the tag will tell. Raises QuotaExceeded, CloudLocked.
+        OpenNebula's scheduler does, which is told the hosts to avoid. When the reply is lost, the VM is looked for by
+        its tag MAYFLY_VM and adopted (if the request was done twice, all but one are ended); CloudUnreachable means
+        that there may be one all the same, which the tag will tell. Raises QuotaExceeded, CloudLocked.
         """
         return await self._maker.make(template_id, request, await self.network(request.network))
 
@@ -266,7 +268,8 @@ class Cloud:
         `on_change` is told each new state that is seen. Raises ProvisionFailed, with the reason that OpenNebula gives,
         when the VM fails, goes off or is terminated, and when it is not RUNNING after `within` seconds.
         """
-        return await until_running(self.client, self._watch, vm_id, within, on_change)
+        lift = self._maker.avoiding.lift
+        return await until_running(self.client, self._watch, vm_id, within, on_change, lift)
 
     async def until_gone(self, vm_id: int) -> Sight:
         """The VM once it is off (a machine that crashed is), failed or DONE; DONE also if OpenNebula knows no such VM.

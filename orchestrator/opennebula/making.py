@@ -10,10 +10,12 @@ from collections.abc import Awaitable, Callable
 from dataclasses import replace
 
 from orchestrator.decide.admission import QuotaOf, QuotaRoom
+from orchestrator.decide.placement import choose_host
 from orchestrator.domain.errors import CloudDenied, CloudError, CloudLocked, CloudUnreachable, CloudWrongState
+from orchestrator.opennebula.avoiding import Avoiding, requirements
 from orchestrator.opennebula.client import Client
 from orchestrator.opennebula.objects import CloudVm, Host, Network, VmRequest
-from orchestrator.opennebula.placement import Placements, choose_host
+from orchestrator.opennebula.placement import Placements
 from orchestrator.opennebula.render import Renderer
 from orchestrator.opennebula.transport import NeverSent
 
@@ -41,6 +43,7 @@ class Maker:
         self._renderer = renderer
         self._own_vms = own_vms
         self._hosts = hosts
+        self.avoiding = Avoiding(client)
         self._placements = Placements()
         self._made: deque[tuple[float, dict[QuotaOf, int]]] = deque(maxlen=_REMEMBERED)
         self._one_at_a_time = asyncio.Lock()
@@ -48,20 +51,40 @@ class Maker:
     async def make(self, template_id: int, request: VmRequest, network: Network) -> int:
         """See `Cloud.instantiate`."""
         places = bool((await self._hosts())[0])
-        extra = self._renderer.render(
-            "machine",
-            cpus=request.cpus,
-            memory_mb=-(-request.memory_bytes // 2**20),
-            network_id=network.id,
-            context=request.context,
-            tags=request.tags,
-        )
-        vm_id = await self._instantiate(template_id, request, places, extra)
+        if not places and self.avoiding.wanted(request.avoid_hosts):
+            vm_id = await self._avoiding(template_id, request, network)
+        else:
+            vm_id = await self._instantiate(template_id, request, places, self._extra(request, network))
         size = {QuotaOf.VMS: 1, QuotaOf.CPUS: request.cpus, QuotaOf.MEMORY: request.memory_bytes}
         self._made.append((time.monotonic(), size))
         if places:
             hosts, read_at = await self._hosts()
             await self._place(vm_id, request, self._placements.after(hosts, read_at), network)
+        return vm_id
+
+    def _extra(self, request: VmRequest, network: Network, required: str = "") -> str:
+        return self._renderer.render(
+            "machine",
+            cpus=request.cpus,
+            memory_mb=-(-request.memory_bytes // 2**20),
+            network_id=network.id,
+            context=request.context,
+            required=required,
+            tags=request.tags,
+        )
+
+    async def _avoiding(self, template_id: int, request: VmRequest, network: Network) -> int:
+        """A VM that OpenNebula's scheduler places, on none of the hosts to avoid if it can be."""
+        present = await self.avoiding.present(template_id)
+        extra = self._extra(request, network, requirements(present, request.avoid_hosts))
+        try:
+            vm_id = await self._instantiate(template_id, request, False, extra)
+        except CloudDenied as error:
+            if "SCHED_REQUIREMENTS" not in str(error):
+                raise
+            self.avoiding.refused()
+            return await self._instantiate(template_id, request, False, self._extra(request, network))
+        self.avoiding.made(vm_id, present)
         return vm_id
 
     def placed(self, hosts: list[Host], read_at: float) -> list[Host]:
@@ -135,6 +158,7 @@ class Maker:
             network.cluster_ids,
             cpus=request.cpus,
             memory_bytes=request.memory_bytes,
+            placement=request.placement,
             avoid=request.avoid_hosts,
         )
         if host is not None:

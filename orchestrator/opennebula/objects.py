@@ -11,6 +11,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from orchestrator.domain.pool import Placement
 from orchestrator.opennebula.states import LcmState, Phase, State, phase, state_name
 
 TAG_PREFIX = "MAYFLY_"
@@ -21,8 +22,8 @@ _FILE = re.compile(r"\$FILE\[IMAGE_ID=(\d+)\]")
 class VmRequest:
     """A machine to make of a VM template. Memory in bytes, rounded up to MB; `network` is a virtual network's name;
     `context` is the whole CONTEXT vector; `tags` go into the USER_TEMPLATE and hold at least MAYFLY_VM, ours for it.
-    `avoid_hosts`: names of hosts that are taken only when no other has room; an account that does not place its VMs
-    itself cannot avoid any."""
+    `avoid_hosts`: names of hosts that are taken only when no other has room. `placement`: which of several hosts, where
+    the account places its VMs itself."""
 
     name: str
     cpus: int
@@ -31,6 +32,7 @@ class VmRequest:
     context: Mapping[str, str]
     tags: Mapping[str, str]
     avoid_hosts: Collection[str] = ()
+    placement: Placement = Placement.SPREAD
 
     def __post_init__(self) -> None:
         if not self.tags.get("MAYFLY_VM"):

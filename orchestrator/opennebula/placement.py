@@ -1,4 +1,4 @@
-"""Which host a new VM goes to, where the account may say so.
+"""What was placed and is not shown by OpenNebula yet, where the account may place VMs itself.
 
 OpenNebula's own scheduler takes 10 to 15 s for a lone VM with its default settings, and a burst of VMs can stop it
 for good (measured on 7.2.0), so that VMs are placed by `one.vm.deploy` where that is allowed.
@@ -7,39 +7,11 @@ for good (measured on 7.2.0), so that VMs are placed by `one.vm.deploy` where th
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
 from orchestrator.opennebula.objects import Host
-
-
-def choose_host(
-    hosts: Iterable[Host],
-    clusters: Collection[int],
-    *,
-    cpus: float,
-    memory_bytes: int,
-    avoid: Collection[str] = (),
-) -> Host | None:
-    """The usable host of these clusters with room for the VM that has the most memory left; None when none has room.
-
-    `clusters`: ids of the clusters that reach the VM's network. `avoid`: names of hosts to take only for want of
-    another.
-    """
-    fitting = [
-        host
-        for host in hosts
-        if host.usable
-        and host.cluster_id in clusters
-        and host.cpu_free >= cpus
-        and host.memory_free_bytes >= memory_bytes
-    ]
-    return max(
-        fitting,
-        key=lambda host: (host.name not in avoid, host.memory_free_bytes, host.cpu_free, -host.id),
-        default=None,
-    )
 
 
 @dataclass(eq=False, slots=True)

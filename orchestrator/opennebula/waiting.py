@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import assert_never
 
 from orchestrator.domain.errors import CloudError, CloudMissing, ProvisionFailed
+from orchestrator.opennebula.avoiding import LIFTED_AFTER_SECONDS
 from orchestrator.opennebula.client import Client
 from orchestrator.opennebula.objects import CloudVm
 from orchestrator.opennebula.sights import Sight
@@ -25,10 +26,16 @@ _LOOK_SECONDS = 5.0
 
 
 async def until_running(
-    client: Client, watch: Watch, vm_id: int, within: float, on_change: Callable[[Sight], None] | None
+    client: Client,
+    watch: Watch,
+    vm_id: int,
+    within: float,
+    on_change: Callable[[Sight], None] | None,
+    lift: Callable[[int], Awaitable[None]],
 ) -> Sight:
-    """See `Cloud.wait_running`."""
+    """See `Cloud.wait_running`. lift: called once when the VM has no host yet after as long as a scheduler needs."""
     deadline = time.monotonic() + within
+    lift_at = time.monotonic() + LIFTED_AFTER_SECONDS
     told = ""
     with watch.waiting(vm_id, urgent=True) as waiter:
         while True:
@@ -47,6 +54,9 @@ async def until_running(
                     case Phase.FAILED | Phase.OFF | Phase.DONE:
                         why, error = await _why(client, vm_id, sight)
                         raise ProvisionFailed(f"VM {vm_id} will not run, it is {why}", evidence=error)
+                    case Phase.WAITING if time.monotonic() >= lift_at:
+                        lift_at = float("inf")
+                        await lift(vm_id)
                     case Phase.WAITING | Phase.STARTING | Phase.BUSY | Phase.STOPPING | Phase.UNKNOWN:
                         pass
                     case _:

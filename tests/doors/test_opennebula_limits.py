@@ -12,7 +12,7 @@ from orchestrator.opennebula.cache import Cache
 from orchestrator.opennebula.capacity import PendingSince, host_rooms, quota_rooms
 from orchestrator.opennebula.limiter import Limiter
 from orchestrator.opennebula.objects import CloudVm, Host
-from orchestrator.opennebula.placement import Placements, choose_host
+from orchestrator.opennebula.placement import Placements
 from orchestrator.opennebula.sights import Sight, read_pool
 from orchestrator.opennebula.states import Phase
 from tests.doors.test_opennebula_objects import VM_INFO, read
@@ -129,17 +129,6 @@ async def test_what_could_not_be_read_is_asked_for_again():
 
 def host(number, *, cpus=4.0, memory=2**30, name=None, usable=True):
     return Host(number, name or f"h{number}", 0, usable, not usable, cpus, memory, 0)
-
-
-def test_a_host_to_avoid_is_taken_only_for_want_of_another():
-    hosts = [host(1, memory=2**32), host(2)]
-    assert choose_host(hosts, {0}, cpus=1, memory_bytes=2**20, avoid=["h1"]).id == 2
-    assert choose_host(hosts, {0}, cpus=1, memory_bytes=2**31, avoid=["h1"]).id == 1
-    assert choose_host(hosts, {0}, cpus=1, memory_bytes=2**20, avoid=["h1", "h2"]).id == 1
-
-
-def test_a_host_that_does_not_report_takes_nothing():
-    assert choose_host([host(1, usable=False)], {0}, cpus=1, memory_bytes=1) is None
 
 
 def test_what_was_placed_since_the_hosts_were_read_is_taken_off():

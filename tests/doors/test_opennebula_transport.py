@@ -255,3 +255,54 @@ async def test_https_with_a_certificate_that_nobody_vouches_for(certificate):
             await client.ask("system.version")
         assert server.requests == []
         client.close()
+
+
+# ── what is counted ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    ("answer", "result"),
+    [
+        ([True, 1, 0], "ok"),
+        ([False, "Not authorized", 512, -1, -1], "denied"),
+        ([False, "wrong password", 256, -1, -1], "denied"),
+        ([False, "limit of 1 reached for VMS quota in VM.", 512, -1, -1], "quota"),
+        ([False, "locked", 32768, -1, -1], "locked"),
+        ([False, "no such", 1024, -1, -1], "missing"),
+        ([False, "wrong state", 2048, -1, -1], "wrong_state"),
+        ([False, "internal", 8192, -1, -1], "failed"),
+        (Misbehaviour.DROP, "unreachable"),
+        (Misbehaviour.GARBAGE, "unreachable"),
+        (Misbehaviour.NOT_FOUND, "failed"),
+    ],
+)
+async def test_each_request_is_told_with_its_result(server, answer, result):
+    told = []
+    client = Client(server.url, "a:b", patience=0, on_request=lambda *request: told.append(request))
+    server.answers["one.vm.action"].append(answer)
+    try:
+        await client.order("vm.action", "hold", 1)
+    except CloudError:
+        assert result != "ok"
+    client.close()
+    [(method, said, seconds)] = told
+    assert (method, said) == ("vm.action", result)
+    assert seconds >= 0
+
+
+async def test_each_try_is_a_request(server):
+    told = []
+    client = Client(server.url, "a:b", patience=5, on_request=lambda *request: told.append(request[:2]))
+    server.answers["one.vm.info"].extend([Misbehaviour.DROP, [True, "", 0]])
+    await client.ask_raw("vm.info", 1)
+    client.close()
+    assert told == [("vm.info", "unreachable"), ("vm.info", "ok")]
+
+
+async def test_what_is_not_sent_is_no_request(server):
+    told = []
+    client = Client(server.url, "a:b", on_request=lambda *request: told.append(request))
+    with pytest.raises(CloudError, match="cannot be sent"):
+        await client.once("vm.update", 1, "\x00", 1)
+    client.close()
+    assert told == []

@@ -51,15 +51,19 @@ def test_only_what_has_no_form_is_refused(text):
     tags=st.dictionaries(KEYS.map(lambda key: f"MAYFLY_{key}"), VALUE.filter(sayable)),
     cpus=st.integers(1, 64),
     memory=st.integers(1, 10**6),
+    required=VALUE.filter(sayable),
 )
-def test_a_machine_reads_back_as_what_was_said(context, tags, cpus, memory):
-    text = RENDERER.render("machine", cpus=cpus, memory_mb=memory, network_id=3, context=context, tags=tags)
+def test_a_machine_reads_back_as_what_was_said(context, tags, cpus, memory, required):
+    text = RENDERER.render(
+        "machine", cpus=cpus, memory_mb=memory, network_id=3, context=context, required=required, tags=tags
+    )
     assert parse(text) == {
         "CPU": [str(cpus)],
         "VCPU": [str(cpus)],
         "MEMORY": [str(memory)],
         "NIC": [{"NETWORK_ID": "3"}],
         "CONTEXT": [context],
+        **({"SCHED_REQUIREMENTS": [required]} if required else {}),
         **{key: [value] for key, value in tags.items()},
     }
 
@@ -93,7 +97,7 @@ def test_a_key_that_is_none_is_refused(key):
     with pytest.raises(Unrenderable, match="no name for an attribute"):
         Key(key)
     with pytest.raises(Unrenderable, match="no name for an attribute"):
-        RENDERER.render("machine", cpus=1, memory_mb=1, network_id=1, context={key: "x"}, tags={})
+        RENDERER.render("machine", cpus=1, memory_mb=1, network_id=1, context={key: "x"}, required="", tags={})
 
 
 def test_a_tag_is_never_an_attribute_with_a_meaning():
@@ -103,7 +107,9 @@ def test_a_tag_is_never_an_attribute_with_a_meaning():
 
 def test_a_variable_of_opennebulas_in_a_context_is_refused():
     with pytest.raises(Unrenderable, match="takes for a variable"):
-        RENDERER.render("machine", cpus=1, memory_mb=1, network_id=1, context={"A": "$USER[PASSWORD]"}, tags={})
+        RENDERER.render(
+            "machine", cpus=1, memory_mb=1, network_id=1, context={"A": "$USER[PASSWORD]"}, required="", tags={}
+        )
 
 
 @pytest.mark.parametrize("value", [None, True, ["x"], {"a": "b"}, b"x"])
