@@ -40,4 +40,6 @@ class Deadlines:
             done = await store.tasks.end_overdue(task, verdict.message, now=store.clock.now())
         else:
             done = await store.tasks.finish(Finished.by(lease, verdict), now=store.clock.now())
+        if done:
+            self._upkeep.telemetry.over(task.id, lease.attempt)
         return verdict.message if done else ""

@@ -14,12 +14,14 @@ from orchestrator import log
 from orchestrator.scheduler.admit import Admit
 from orchestrator.scheduler.deadlines import Deadlines
 from orchestrator.scheduler.leader import LEADER_SECONDS, Leadership
+from orchestrator.scheduler.measure import Measure
 from orchestrator.scheduler.pools import Pools
 from orchestrator.scheduler.prune import Prune
 from orchestrator.scheduler.reap import Reap
 from orchestrator.scheduler.schedules import Schedules
 from orchestrator.scheduler.sweep import Sweep
 from orchestrator.scheduler.upkeep import TROUBLE, Chore, Upkeep
+from orchestrator.telemetry import Metrics
 
 CLOCK_SECONDS = 1.0
 """How often the wall clock is looked at, and how far it may be off by then."""
@@ -32,6 +34,7 @@ CHORES: dict[str, Callable[[Upkeep], Chore]] = {
     "deadlines": Deadlines,
     "reap": Reap,
     "pools": Pools,
+    "measure": Measure,
     "prune": Prune,
     "sweep": Sweep,
 }
@@ -41,10 +44,17 @@ async def serve(upkeep: Upkeep, stop: asyncio.Event, *, leader_seconds: float | 
     """Run every chore at its interval until `stop`, while no other scheduler leads. A chore that fails is logged, and
     comes again. `leader_seconds`: a leader that dies is followed within that time."""
     leadership = Leadership(upkeep.store, leader_seconds or min(LEADER_SECONDS, upkeep.lease_seconds))
+    metrics = upkeep.telemetry.metrics
+    metrics.chores(CHORES)
+    metrics.leads(False)
     try:
         while await leadership.won(stop):
-            with log.bound(term=leadership.term):
-                await _act(upkeep, leadership, stop)
+            metrics.leads(True)
+            try:
+                with log.bound(term=leadership.term):
+                    await _act(upkeep, leadership, stop)
+            finally:
+                metrics.leads(False)
     finally:
         await leadership.give_up()
 
@@ -53,7 +63,8 @@ async def _act(upkeep: Upkeep, leadership: Leadership, stop: asyncio.Event) -> N
     """One term, from its beginning to its end. What a chore was in the middle of is given up: each write is guarded."""
     _log.info("this scheduler leads, in term %s", leadership.term)
     scheduler = AsyncIOScheduler(timezone=UTC)
-    rounds = [_Rounds(name, make(upkeep), leadership) for name, make in CHORES.items()]
+    metrics = upkeep.telemetry.metrics
+    rounds = [_Rounds(name, make(upkeep), leadership, metrics) for name, make in CHORES.items()]
     for each in rounds:
         scheduler.add_job(
             each.run,
@@ -93,8 +104,9 @@ async def _watch_the_clock(scheduler: AsyncIOScheduler) -> None:
 class _Rounds:
     """The rounds of one chore in one term."""
 
-    def __init__(self, name: str, chore: Chore, leadership: Leadership) -> None:
+    def __init__(self, name: str, chore: Chore, leadership: Leadership, metrics: Metrics) -> None:
         self.name = name
+        self._metrics = metrics
         self.chore = chore
         self._leadership = leadership
         self._running: asyncio.Task[None] | None = None
@@ -107,7 +119,7 @@ class _Rounds:
         try:
             if self._over or not await self._leadership.holds():
                 return
-            for line in await self.chore.run_once():
+            for line in await self._measured():
                 _log.info("chore %s: %s", self.name, line)
             if self._trouble:
                 _log.warning("chore %s: works again", self.name)
@@ -121,6 +133,17 @@ class _Rounds:
                 raise
         finally:
             self._running = None
+
+    async def _measured(self) -> list[str]:
+        """A round that is given up is neither good nor bad."""
+        began = time.monotonic()
+        try:
+            lines = await self.chore.run_once()
+        except Exception:
+            self._metrics.chore(self.name, time.monotonic() - began, ok=False)
+            raise
+        self._metrics.chore(self.name, time.monotonic() - began, ok=True)
+        return lines
 
     async def end(self) -> None:
         """Give up the round that is under way, and begin no other."""

@@ -51,6 +51,7 @@ class Reap:
 
     def __init__(self, upkeep: Upkeep) -> None:
         self._upkeep = upkeep
+        self._metrics = upkeep.telemetry.metrics
         self.suspects: frozenset[str] = frozenset()
         self._stays: dict[int, datetime] = {}
         """Machines that were asked to end and did not, and when each is asked again."""
@@ -92,6 +93,7 @@ class Reap:
             OpenVm(vm.id, vm.cloud_id, vm.state, vm.deadline_at or now, vm.task_id, vm.attempt)
             for vm in await store.vms.open()
         ]
+        self._metrics.overdue(sum(vm.deadline_at <= now for vm in vms))
         held = await store.tasks.list(states=(TaskState.RUNNING, TaskState.WAITING), limit=EVERYTHING)
         return Facts([each for task in held if (each := await self._held(task, now))], vms, seen)
 
@@ -144,10 +146,13 @@ class Reap:
                 await store.vms.move(moved, now=now)
                 if not await self._terminated(cloud_id):
                     return ""
+                self._metrics.leaked(orphan=False)
                 return await self._close(vm_id, f"OpenNebula says DONE of VM {cloud_id}")
             case DestroyOrphan(cloud_id, because):
-                done = await self._terminated(cloud_id)
-                return f"OpenNebula's VM {cloud_id} is destroyed: {because}" if done else ""
+                if not await self._terminated(cloud_id):
+                    return ""
+                self._metrics.leaked(orphan=True)
+                return f"OpenNebula's VM {cloud_id} is destroyed: {because}"
             case Close(vm_id, proof):
                 return await self._close(vm_id, proof)
             case _:
@@ -200,13 +205,23 @@ class Reap:
             avoid=tuple(dict.fromkeys((*task.avoid, *([attempt.host] if attempt and attempt.host else [])))),
         )
         went = await store.tasks.requeue(requeued, now=now, if_expired=True)
-        return "" if went is None else f"task {task.id} is {went.lower()} again: {answer.message}"
+        if went is None:
+            return ""
+        self._over(held, requeued=went is TaskState.QUEUED)
+        return f"task {task.id} is {went.lower()} again: {answer.message}"
 
     async def _finish(self, held: HeldTask, verdict: Verdict) -> str:
         store = self._upkeep.store
         finished = Finished.by(_lease(held), verdict)
-        done = await store.tasks.finish(finished, now=store.clock.now(), if_expired=True)
-        return f"task {held.task_id} {verdict.state.lower()}: {verdict.message}" if done else ""
+        if not await store.tasks.finish(finished, now=store.clock.now(), if_expired=True):
+            return ""
+        self._over(held, requeued=False)
+        return f"task {held.task_id} {verdict.state.lower()}: {verdict.message}"
+
+    def _over(self, held: HeldTask, *, requeued: bool) -> None:
+        """The attempt of a runner that was silent for too long is."""
+        self._metrics.lease_expired(requeued=requeued)
+        self._upkeep.telemetry.over(held.task_id, held.attempt)
 
     async def _close(self, vm_id: str, proof: str) -> str:
         """A machine that ended unasked is DESTROYING for a moment first: no other move leads to DESTROYED."""

@@ -81,6 +81,14 @@ class Reading(Room):
                 counted[pool] = (await connection.execute(_bounded(ready, up_to))).scalar_one()
             return counted
 
+    async def oldest_ready(self) -> dict[str, datetime]:
+        """By pool, since when the longest has waited of the tasks that wait for nothing but room; pools without such a
+        task are left out. It reads all of them: not for a loop that has anything else to do."""
+        query = select(TASKS.c.pool, func.min(TASKS.c.admitted_at)).where(READY).group_by(TASKS.c.pool)
+        async with self._database.reading() as connection:
+            found = await connection.execute(query)
+            return {row[0]: row[1] for row in found}
+
     async def counts(self) -> dict[tuple[str, TaskState], int]:
         """How many tasks each pool has in each state; none is not counted."""
         query = select(TASKS.c.pool, TASKS.c.state, func.count()).group_by(TASKS.c.pool, TASKS.c.state)
