@@ -2,8 +2,8 @@
 
 Facts from the database and the cloud go in, named decisions come out. What merely looks lost is acted on at its second
 sighting only, because between the two readings it may have changed: a machine that is not listed, one that no row
-knows, and also a lease, for a clock that jumped makes all leases look old, and those of living runners have changed
-when they are seen again. While a lease is alive, its task and machine are its runner's, and nobody else touches them.
+knows, and also a lease or a spare's runner, for a clock that jumped makes all look old, and the living have beaten when
+they are seen again. While a lease is alive, its task and machine are its runner's, and nobody else touches them.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class HeldTask:
 @dataclass(frozen=True, slots=True)
 class OpenVm:
     """A row that is not DESTROYED. cloud_id: None while OpenNebula's answer is not known. task_id, attempt: whose it
-    is; None: nobody's yet."""
+    is; None: nobody's yet, a spare, which runner_id keeps."""
 
     vm_id: str
     cloud_id: int | None
@@ -53,6 +53,7 @@ class OpenVm:
     deadline_at: datetime
     task_id: str | None
     attempt: int | None
+    runner_id: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,11 +69,13 @@ class SeenVm:
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """All of each. To be read in the order `seen`, `vms`, `held`: what is made meanwhile is then never missed."""
+    """All of each. To be read in the order `seen`, `vms`, `held`, `alive`: what is made meanwhile is then never missed.
+    alive: ids of the runners that are."""
 
     held: Collection[HeldTask] = ()
     vms: Collection[OpenVm] = ()
     seen: Collection[SeenVm] = ()
+    alive: Collection[str] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,11 +104,13 @@ class Adopt:
 
 @dataclass(frozen=True, slots=True)
 class Destroy:
-    """Ask OpenNebula to end a machine that has a row (again, if it was asked before), and close the row on DONE."""
+    """Ask OpenNebula to end a machine that has a row (again, if it was asked before), and close the row on DONE. spare:
+    only while it is for no task."""
 
     vm_id: str
     cloud_id: int
     because: str
+    spare: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,6 +170,7 @@ class _Look:
         self.suspected: set[str] = set()
         self._before = frozenset(suspects)
         self._facts = facts
+        self._alive = frozenset(facts.alive)
         self._holders = {(task.task_id, task.attempt): task for task in facts.held}
         self._gone = {key for key, task in self._holders.items() if task.lease_expires_at <= now}
         self._gone = {key for key in self._gone if self._twice(_lease(self._holders[key]))}
@@ -192,6 +198,10 @@ class _Look:
     def vms_of(self, task: HeldTask) -> list[OpenVm]:
         return self._vms_of[task.task_id, task.attempt]
 
+    def deserted(self, vm: OpenVm) -> bool:
+        """A spare whose runner is not alive, seen so twice."""
+        return vm.task_id is None and vm.runner_id not in self._alive and self._twice(f"spare {vm.vm_id}")
+
     def may_run(self, vm: OpenVm) -> bool:
         """Its machine is there, and was not seen twice to have stopped."""
         machine = self.machine[vm.vm_id]
@@ -214,7 +224,7 @@ class _Look:
                 return ()
             because = "it was asked to end, and has not by its deadline"
         known = (Adopt(vm.vm_id, machine.cloud_id),) if vm.cloud_id is None else ()
-        return *known, Destroy(vm.vm_id, machine.cloud_id, because)
+        return *known, Destroy(vm.vm_id, machine.cloud_id, because, spare=vm.task_id is None)
 
     def orphans(self) -> Iterator[Plan]:
         """A request that was sent twice may have made two machines with one tag: the second is an orphan, too. But
@@ -309,11 +319,11 @@ def _alone(vm: OpenVm, look: _Look) -> Iterator[Plan]:
         return  # see `_end`
     if close := look.close(vm):
         yield (close,)
-    elif holder is None and (because := _why_destroy(vm, look.now)) and (steps := look.destroy(vm, because)):
+    elif holder is None and (because := _why_destroy(vm, look)) and (steps := look.destroy(vm, because)):
         yield steps
 
 
-def _why_destroy(vm: OpenVm, now: datetime) -> str:
+def _why_destroy(vm: OpenVm, look: _Look) -> str:
     """Of a machine that no lease holds."""
     match vm.state:
         case VmState.DESTROYING:
@@ -321,7 +331,9 @@ def _why_destroy(vm: OpenVm, now: datetime) -> str:
         case VmState.REQUESTED | VmState.BOOTING | VmState.READY | VmState.IN_USE:
             if vm.task_id is not None:
                 return "its attempt is over"
-            return f"it was {vm.state} beyond its deadline" if vm.deadline_at <= now else ""
+            if look.deserted(vm):
+                return "its runner is lost"
+            return f"it was {vm.state} beyond its deadline" if vm.deadline_at <= look.now else ""
         case VmState.DESTROYED:
             return ""
         case _:

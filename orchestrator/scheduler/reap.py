@@ -90,12 +90,13 @@ class Reap:
             for vm in await cloud.vms(store.installation_id)
         ]
         vms = [
-            OpenVm(vm.id, vm.cloud_id, vm.state, vm.deadline_at or now, vm.task_id, vm.attempt)
+            OpenVm(vm.id, vm.cloud_id, vm.state, vm.deadline_at or now, vm.task_id, vm.attempt, vm.runner_id)
             for vm in await store.vms.open()
         ]
         self._metrics.overdue(sum(vm.deadline_at <= now for vm in vms))
         held = await store.tasks.list(states=(TaskState.RUNNING, TaskState.WAITING), limit=EVERYTHING)
-        return Facts([each for task in held if (each := await self._held(task, now))], vms, seen)
+        holders = [each for task in held if (each := await self._held(task, now))]
+        return Facts(holders, vms, seen, alive=[runner.id for runner in await store.runners.alive(now=now)])
 
     async def _held(self, task: TaskRow, now: datetime) -> HeldTask | None:
         if task.runner_id is None or task.lease_expires_at is None or task.deadline_at is None:
@@ -140,10 +141,11 @@ class Reap:
             case Adopt(vm_id, cloud_id):
                 done = await store.vms.set_cloud_id(vm_id, cloud_id, now=now)
                 return f"vm {vm_id} is OpenNebula's {cloud_id}" if done else ""
-            case Destroy(vm_id, cloud_id, because):
+            case Destroy(vm_id, cloud_id, because, spare):
                 again = now + timedelta(seconds=AGAIN_SECONDS)
-                moved = VmMoved(vm_id, VmState.DESTROYING, None, deadline_at=again, because=because)
-                await store.vms.move(moved, now=now)
+                moved = VmMoved(vm_id, VmState.DESTROYING, None, deadline_at=again, because=because, if_spare=spare)
+                if not await store.vms.move(moved, now=now) and spare and await self._was_taken(vm_id):
+                    return ""
                 if not await self._terminated(cloud_id):
                     return ""
                 self._metrics.leaked(orphan=False)
@@ -157,6 +159,11 @@ class Reap:
                 return await self._close(vm_id, proof)
             case _:
                 assert_never(decision)
+
+    async def _was_taken(self, vm_id: str) -> bool:
+        """A claim was faster: it is for a task now."""
+        row = await self._upkeep.store.vms.get(vm_id)
+        return row is not None and not row.spare
 
     async def _terminated(self, cloud_id: int) -> bool:
         """End it. False: it stayed when it was asked not long ago. Raises CloudError."""

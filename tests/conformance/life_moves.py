@@ -593,8 +593,11 @@ class Life:
                     attempt.verdict,
                 )
             )
-        rows = [OpenVm(vm.id, vm.cloud_id, vm.state, vm.deadline_at or T0, vm.task_id, vm.attempt) for vm in vms]
-        return Facts(held, rows, list(self.machines.values()))
+        rows = [
+            OpenVm(vm.id, vm.cloud_id, vm.state, vm.deadline_at or T0, vm.task_id, vm.attempt, vm.runner_id)
+            for vm in vms
+        ]
+        return Facts(held, rows, list(self.machines.values()), alive=self.runners)
 
     def carried_out(self, step: Decision, stubborn: bool) -> bool:
         match step:

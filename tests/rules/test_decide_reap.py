@@ -44,8 +44,9 @@ def row(
     deadline_at: datetime = FUTURE,
     task_id: str | None = "t",
     vm_id: str = "v1",
+    runner_id: str | None = "r",
 ) -> OpenVm:
-    return OpenVm(vm_id, cloud_id, state, deadline_at, task_id, None if task_id is None else 1)
+    return OpenVm(vm_id, cloud_id, state, deadline_at, task_id, None if task_id is None else 1, runner_id)
 
 
 def task(
@@ -76,9 +77,10 @@ def test_what_goes_well_is_left_alone() -> None:
             row(),
             OpenVm("v2", None, VmState.REQUESTED, FUTURE, "t2", 4),
             OpenVm("v3", 9, VmState.DESTROYING, FUTURE, "t0", 1),
-            OpenVm("v4", 4, VmState.READY, FUTURE, None, None),
+            OpenVm("v4", 4, VmState.READY, FUTURE, None, None, "r"),
         ],
         seen=[LISTED, SeenVm(9, "v3", False), SeenVm(3, "v0", True), SeenVm(4, "v4", False)],
+        alive=["r"],
     )
     assert twice(facts) == Round((), frozenset())
 
@@ -225,10 +227,52 @@ def test_a_machine_whose_attempt_is_over_is_destroyed(state: VmState, held: list
     assert reap(Facts(held, [row(state)], [LISTED]), (), NOW).plans == ((Destroy("v1", 7, OVER),),)
 
 
-@pytest.mark.parametrize("state", [VmState.REQUESTED, VmState.BOOTING, VmState.READY])
-def test_a_machine_of_no_task_may_stay_until_its_deadline(state: VmState) -> None:
-    late = reap(Facts(vms=[row(state, deadline_at=PAST, task_id=None)], seen=[LISTED]), (), NOW).plans
-    assert late == ((Destroy("v1", 7, f"it was {state} beyond its deadline"),),)
+ON_ITS_WAY = [VmState.REQUESTED, VmState.BOOTING, VmState.READY]
+
+
+@pytest.mark.parametrize("state", ON_ITS_WAY)
+def test_a_spare_of_a_living_runner_may_stay_until_its_deadline(state: VmState) -> None:
+    on_time = Facts(vms=[row(state, task_id=None)], seen=[LISTED], alive=["r"])
+    assert twice(on_time).plans == ()
+    late = replace(on_time, vms=[row(state, deadline_at=PAST, task_id=None)])
+    assert reap(late, (), NOW).plans == ((Destroy("v1", 7, f"it was {state} beyond its deadline", spare=True),),)
+
+
+@pytest.mark.parametrize("state", ON_ITS_WAY)
+@pytest.mark.parametrize("runner_id", ["r", None])
+def test_a_spare_whose_runner_is_lost_is_destroyed_when_that_was_seen_twice(
+    state: VmState, runner_id: str | None
+) -> None:
+    facts = Facts(vms=[row(state, task_id=None, runner_id=runner_id)], seen=[LISTED], alive=["r2"])
+    first = reap(facts, (), NOW)
+    assert first.plans == () and first.suspects
+    assert reap(facts, first.suspects, NOW).plans == ((Destroy("v1", 7, "its runner is lost", spare=True),),)
+    assert reap(replace(facts, alive=["r", "r2"]), first.suspects, NOW).plans == (
+        () if runner_id else twice(facts).plans
+    )
+
+
+def test_of_a_spare_that_was_taken_meanwhile_a_dead_runner_is_no_matter() -> None:
+    spare = Facts(vms=[row(VmState.READY, task_id=None)], seen=[LISTED])
+    taken = Facts([ALIVE], [row()], [LISTED])
+    assert reap(taken, reap(spare, (), NOW).suspects, NOW).plans == ()
+
+
+def test_a_lost_runners_spare_that_nobody_heard_of_is_known_first_and_closed_if_it_never_was() -> None:
+    asked = row(VmState.REQUESTED, None, task_id=None)
+    assert twice(Facts(vms=[asked], seen=[])).plans == ()
+    made = twice(Facts(vms=[asked], seen=[LISTED])).plans
+    assert made == ((Adopt("v1", 7), Destroy("v1", 7, "its runner is lost", spare=True)),)
+    late = row(VmState.REQUESTED, None, deadline_at=PAST, task_id=None)
+    never = "OpenNebula never made it: twice it listed no VM tagged v1"
+    assert twice(Facts(vms=[late], seen=[])).plans == ((Close("v1", never),),)
+
+
+def test_a_lost_runners_spare_that_is_ending_has_until_its_deadline() -> None:
+    ending = row(VmState.DESTROYING, task_id=None)
+    assert twice(Facts(vms=[ending], seen=[LISTED])).plans == ()
+    [(again,)] = twice(Facts(vms=[replace(ending, deadline_at=PAST)], seen=[LISTED])).plans
+    assert again == Destroy("v1", 7, "it was asked to end, and has not by its deadline", spare=True)
 
 
 def test_a_machine_that_will_not_end_is_asked_again_after_its_deadline() -> None:

@@ -51,13 +51,17 @@ tasks = st.builds(
 )
 vm_ids = st.sampled_from(["v1", "v2", "v3", "v4"])
 owners = st.tuples(st.sampled_from(["t1", "t2", "t3"]), st.integers(1, 2)) | st.just((None, None))
+runner_ids = st.sampled_from(["r1", "r2"])
 rows = st.builds(
-    lambda vm_id, cloud_id, state, deadline_at, owner: OpenVm(vm_id, cloud_id, state, deadline_at, *owner),
+    lambda vm_id, cloud_id, state, deadline_at, owner, runner: OpenVm(
+        vm_id, cloud_id, state, deadline_at, *owner, runner
+    ),
     vm_ids,
     st.none() | st.integers(1, 5),
     st.sampled_from(list(VmState)[:-1]),
     moments,
     owners,
+    st.none() | runner_ids,
 )
 machines = st.builds(SeenVm, st.integers(1, 5), vm_ids, st.booleans())
 facts = st.builds(
@@ -65,6 +69,7 @@ facts = st.builds(
     held=st.lists(tasks, max_size=3, unique_by=lambda task: task.task_id),
     vms=st.lists(rows, max_size=4, unique_by=(lambda vm: vm.vm_id, lambda vm: vm.cloud_id or vm.vm_id)),
     seen=st.lists(machines, max_size=5, unique_by=lambda vm: vm.cloud_id),
+    alive=st.frozensets(runner_ids),
 )
 
 
@@ -153,6 +158,26 @@ def test_a_process_that_may_run_ends_before_its_task_does_unless_it_is_beyond_it
                 assert not any(vm.cloud_id in listed and vm.vm_id not in gone for vm in ours)
 
 
+@calm
+@given(facts)
+def test_a_spare_is_its_runners_while_that_is_alive_and_gone_once_it_is_not(found: Facts) -> None:
+    first, steps = reap(found, (), NOW), twice(found).decisions
+    rows_of = {vm.vm_id: vm for vm in found.vms}
+    for step in first.decisions:
+        if isinstance(step, Destroy) and step.spare:
+            assert rows_of[step.vm_id].deadline_at <= NOW, "a runner may beat again before the second sighting"
+    for step in steps:
+        if isinstance(step, Destroy):
+            assert step.spare == (rows_of[step.vm_id].task_id is None)
+            late = rows_of[step.vm_id].deadline_at <= NOW
+            assert late or not step.spare or rows_of[step.vm_id].runner_id not in found.alive
+    there = {machine.cloud_id for machine in found.seen if not machine.done}
+    ended = {step.vm_id for step in steps if isinstance(step, Destroy)}
+    for vm in found.vms:
+        if vm.task_id is None and vm.runner_id not in found.alive and vm.cloud_id in there:
+            assert vm.vm_id in ended or vm.state is VmState.DESTROYING
+
+
 def carried_out(found: Facts, done: Round, ends: Callable[[int], bool]) -> Facts:
     """The facts after a round whose writes all came in time. ends: whether a machine is DONE soon enough."""
     held = {task.task_id: task for task in found.held}
@@ -162,7 +187,7 @@ def carried_out(found: Facts, done: Round, ends: Callable[[int], bool]) -> Facts
         for step in plan:
             if not _step(step, held, vms, seen, ends):
                 break
-    return Facts(list(held.values()), list(vms.values()), list(seen.values()))
+    return Facts(list(held.values()), list(vms.values()), list(seen.values()), found.alive)
 
 
 def _step(
