@@ -13,7 +13,7 @@ from orchestrator.guest.errors import (
 from orchestrator.guest.following import Sink
 from orchestrator.guest.guest import Guest, connect
 from orchestrator.guest.keys import KeyPair, make_key, read_key
-from orchestrator.guest.launch import DEFAULT_ENVIRONMENT, TRACE_PATH, Launch
+from orchestrator.guest.launch import DEFAULT_ENVIRONMENT, TRACE_PATH, Arming, Launch
 from orchestrator.guest.outputs import OutputEntry, OutputKind, OutputSink, OutputWriter
 from orchestrator.guest.readiness import Facts, Requirement, require
 from orchestrator.guest.seal import Probe, require_sealed
@@ -23,6 +23,7 @@ __all__ = [
     "DEFAULT_ENVIRONMENT",
     "TRACE_PATH",
     "AlreadyStarted",
+    "Arming",
     "Facts",
     "Guest",
     "InputEntry",

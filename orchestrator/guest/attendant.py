@@ -1,4 +1,4 @@
-"""The far side's attendant (`scripts/attend.py`), as frames read from a step."""
+"""The far side's attendant (`scripts/arm.py`, `scripts/attend.py`), as frames read from a step."""
 
 from __future__ import annotations
 
@@ -13,33 +13,29 @@ MAX_FRAME = 1 << 17
 class Attendant:
     """One attendant: `frame()` gives what it says, `send()` asks."""
 
-    def __init__(self, process: Process) -> None:
+    def __init__(self, process: Process, verb: str = "mayfly-attend") -> None:
         self._process = process
+        self._verb = verb
         self._said = asyncio.create_task(tail(process), name="attendant's stderr")
 
-    async def line(self) -> str:
-        """A line in front of the frames: of the script that starts it."""
+    async def expect(self, wanted: bytes) -> bytes:
+        """The payload of the next frame, which must be of that kind. Raises Dropped; StepFailed when the program ends
+        instead, which it would do again."""
         try:
-            line = (await self._process.stdout.readuntil(b"\n")).decode(errors="replace").strip()
+            kind, payload = await self._frame()
         except asyncio.IncompleteReadError as error:
-            raise StepFailed(f"mayfly-start {await self._end()}") from error
-        except LOST as error:
-            raise Dropped(str(error)) from error
-        return line
+            raise StepFailed(f"{self._verb} {await self._end()}") from error
+        if kind != wanted:
+            raise StepFailed(f"the guest sent a frame of kind {kind!r} instead of {wanted!r} for {self._verb}")
+        return payload
 
     async def frame(self) -> tuple[bytes, bytes]:
         """The next frame: its kind, one byte, and its payload. Raises Dropped when the connection, or the attendant, is
         gone: another can go on where it stopped."""
         try:
-            head = await self._process.stdout.readexactly(5)
-            length = int.from_bytes(head[1:], "big")
-            if length > MAX_FRAME:
-                raise StepFailed(f"the guest announced a frame of {length} bytes")
-            return head[:1], await self._process.stdout.readexactly(length)
+            return await self._frame()
         except asyncio.IncompleteReadError as error:
-            raise Dropped(f"mayfly-attend {await self._end()}") from error
-        except LOST as error:
-            raise Dropped(str(error)) from error
+            raise Dropped(f"{self._verb} {await self._end()}") from error
 
     async def send(self, data: bytes) -> None:
         """Write to its input. Raises Dropped."""
@@ -54,6 +50,16 @@ class Attendant:
         self._process.close()
         self._said.cancel()
         await asyncio.gather(self._said, return_exceptions=True)
+
+    async def _frame(self) -> tuple[bytes, bytes]:
+        try:
+            head = await self._process.stdout.readexactly(5)
+            length = int.from_bytes(head[1:], "big")
+            if length > MAX_FRAME:
+                raise StepFailed(f"the guest announced a frame of {length} bytes")
+            return head[:1], await self._process.stdout.readexactly(length)
+        except LOST as error:
+            raise Dropped(str(error)) from error
 
     async def _end(self) -> str:
         status = await ended(self._process)

@@ -19,9 +19,9 @@ def parse_record(text: bytes) -> dict[str, str]:
 
 def usage_of(record: dict[str, str]) -> Usage:
     """What the process and its children used; None for what the record does not tell."""
-    cpu, peak = record.get("cpu_usec", ""), record.get("memory_peak", "")
+    cpu, before, peak = record.get("cpu_usec", ""), record.get("cpu_usec_before", "0"), record.get("memory_peak", "")
     return Usage(
-        cpu_seconds=int(cpu) / 1e6 if _number(cpu) else None,
+        cpu_seconds=max(0, int(cpu) - int(before)) / 1e6 if _number(cpu) and _number(before) else None,
         memory_peak_bytes=int(peak) if _number(peak) else None,
     )
 
@@ -36,7 +36,7 @@ def outcome_of(record: dict[str, str], launch: Launch) -> Outcome:
     result, code, status = (record.get(key, "") for key in ("result", "code", "status"))
     if not result:
         raise StepFailed("the exit record cannot be read")
-    ran_too_long = result == "timeout" and _ran_too_long(record, launch)
+    ran_too_long = "expired" in record and _ran_too_long(record, launch)
     if "launched" not in record and not ran_too_long:
         raise LaunchFailed(f"systemd did not start the process: result {result}, {code} {status}")
     oom_kills = record.get("oom_kill", "0")
@@ -56,8 +56,8 @@ def outcome_of(record: dict[str, str], launch: Launch) -> Outcome:
 
 
 def _ran_too_long(record: dict[str, str], launch: Launch) -> bool:
-    """False: it had ended by itself, and only children that it left behind would not go."""
-    began = record.get("ExecMainStartTimestampMonotonic", "")
+    """False: it had ended by itself, just before its time was over."""
+    began = record.get("began_usec", "")
     ended = record.get("ExecMainExitTimestampMonotonic", "")
     if not (_number(began) and _number(ended)):
         return True

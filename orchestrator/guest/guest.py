@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine, Sequence
-from contextlib import suppress
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from contextlib import asynccontextmanager, suppress
 from typing import Any, TypeVar
 
 import asyncssh
@@ -19,20 +19,12 @@ from orchestrator.domain.errors import ConnectionLost, Unreachable
 from orchestrator.domain.outcome import Lost, Outcome, Usage
 from orchestrator.guest import wire
 from orchestrator.guest.adoption import Started, look_request, read_look
+from orchestrator.guest.arming import require_answer
 from orchestrator.guest.attendant import Attendant
-from orchestrator.guest.errors import (
-    AlreadyStarted,
-    Dropped,
-    LaunchFailed,
-    OutputRefused,
-    StepFailed,
-    VmLost,
-    VmRestarted,
-    printable,
-)
+from orchestrator.guest.errors import Dropped, LaunchFailed, OutputRefused, StepFailed, VmLost
 from orchestrator.guest.exit_record import outcome_of, parse_record, usage_of
 from orchestrator.guest.following import NoProcess, Sink, Unhurried, pump
-from orchestrator.guest.launch import Launch, start_request
+from orchestrator.guest.launch import Arming, Launch, arm_request, start_message
 from orchestrator.guest.outputs import (
     MAX_ENTRIES,
     OutputEntry,
@@ -46,6 +38,7 @@ from orchestrator.guest.staging_in import InputEntry, Progress, Sending, check_t
 from orchestrator.guest.way import VmGone, Way
 
 RECONNECT_SECONDS = 30.0
+CHECK_SECONDS = 5.0
 _FRUITLESS = 3
 """So many tries in a row at which nothing came are as good as no connection."""
 
@@ -94,6 +87,10 @@ class Guest:
         self._connection = connection
         self._reconnect_seconds = reconnect_seconds
         self._reconnecting = asyncio.Lock()
+        self._armed: Attendant | None = None
+        """One that waits for what to start."""
+        self._arming: Arming | None = None
+        """What the unit was last armed for."""
         self._fresh: Attendant | None = None
         """The one that `start` left: nothing was read from it yet."""
         self._waiting: Attendant | None = None
@@ -102,7 +99,7 @@ class Guest:
 
     async def facts(self) -> Facts:
         """What the machine is. May run beside `probe_seal`. An unmet requirement is told, not raised: see `require`."""
-        return read_facts(await self._run(wire.request("facts", body="facts.sh")))
+        return read_facts(await self._run(wire.request("facts", body="facts.py")))
 
     async def probe_seal(
         self, extra: Sequence[tuple[str, int]] = (), window: float = PROBE_WINDOW_SECONDS
@@ -124,32 +121,91 @@ class Guest:
 
         await self._persist(send, progress=lambda: sending.done)
 
-    async def start(self, launch: Launch) -> None:
-        """Start the process. Raises AlreadyStarted when this VM has had one (VmRestarted: before it restarted),
-        LaunchFailed when systemd refuses."""
-        text = start_request(launch)
+    async def make_ready(
+        self, arming: Arming, extra: Sequence[tuple[str, int]] = (), window: float = PROBE_WINDOW_SECONDS
+    ) -> tuple[Facts, tuple[Probe, ...]]:
+        """`facts`, `probe_seal` and `arm` in one request, at the same time. A machine that has been used already is
+        told by its facts, and not armed. Raises LaunchFailed when the unit cannot be armed."""
+        text = arm_request(arming, probe_words(extra, window))
+
+        async def ask(connection: asyncssh.SSHClientConnection) -> tuple[Facts, tuple[Probe, ...]]:
+            async with self._arm_channel(connection, text) as attendant:
+                facts = read_facts(wire.Reply(await attendant.expect(b"i"), "", 0))
+                probes = read_probes(wire.Reply(await attendant.expect(b"p"), "", 0))
+                answer = await attendant.expect(b"a")
+                if answer not in (b"used", b"gone"):
+                    require_answer(answer, b"armed", str(self._way))
+                    self._armed, self._arming = attendant, arming
+                return facts, probes
+
+        return await self._persist(ask)
+
+    async def arm(self, arming: Arming) -> None:
+        """Make the unit with its limits, namespaces and tracer, its launcher waiting, so that `start` is one message.
+        May be repeated, for the same or for something else. Raises AlreadyStarted, VmRestarted (also when it has
+        restarted since it was armed), LaunchFailed."""
 
         async def ask(connection: asyncssh.SSHClientConnection) -> None:
-            attendant = Attendant(await wire.ask(connection, text))
+            async with self._arm_channel(connection, arm_request(arming)) as attendant:
+                require_answer(await attendant.expect(b"a"), b"armed", str(self._way))
+                self._armed, self._arming = attendant, arming
+
+        await self._persist(ask)
+
+    @property
+    def armed(self) -> bool:
+        """`start` is one message, unless the launch has another trace or grace."""
+        return self._armed is not None and self.connected
+
+    @property
+    def connected(self) -> bool:
+        """The connection is open, as far as is known: a peer that is silent is given up after 15 to 20 s."""
+        return not self._connection.is_closed()
+
+    async def dropped(self) -> None:
+        """Return when the connection that is open now is not so any more, or the VM is gone."""
+        with suppress(VmGone):
+            await self._way.unless_gone(self._connection.wait_closed())
+
+    async def check(self, within: float = CHECK_SECONDS) -> None:
+        """See that an armed machine lives and is still armed; over a new connection when there is no answer `within`
+        seconds. Raises ConnectionLost, VmLost, and what `arm` raises."""
+        if self._arming is None:
+            raise StepFailed("nothing was armed in this VM")
+        arming = self._arming
+
+        async def ask(connection: asyncssh.SSHClientConnection) -> None:
+            if self._armed is None:
+                await self.arm(arming)
+                return
+            attendant, self._armed = self._armed, None
             try:
-                async with asyncio.timeout(wire.STEP_SECONDS):
-                    answer, _, why = (await attendant.line()).partition(" ")
-                match answer:
-                    case "started":
-                        self._fresh, self._launch = attendant, launch
-                    case "refused":
-                        raise AlreadyStarted(f"the VM at {self._way} has had its process, and gets no second one")
-                    case "gone":
-                        raise VmRestarted(f"the VM at {self._way} has restarted since it had its process")
-                    case "failed":
-                        raise LaunchFailed(f"systemd would not start the process: {printable(why)}")
-                    case _:
-                        raise StepFailed(f"the guest answered '{printable(answer)}' when asked to start the process")
+                async with asyncio.timeout(within):
+                    await attendant.send(b"ping\n")
+                    require_answer(await attendant.expect(b"a"), b"pong", str(self._way))
+                self._armed = attendant
             except TimeoutError as error:
-                raise LaunchFailed(f"the guest did not start the process within {wire.STEP_SECONDS:g} s") from error
+                raise Dropped(f"no answer within {within:g} s") from error
             finally:
-                if self._fresh is not attendant:
+                if self._armed is not attendant:
                     await attendant.close()
+
+        await self._persist(ask)
+
+    async def start(self, launch: Launch) -> None:
+        """Start the process: one message when the unit is armed, else it is armed by the same request. Raises
+        AlreadyStarted when this VM has had one (VmRestarted: it has restarted since it was armed), LaunchFailed."""
+        message = start_message(launch)
+
+        async def ask(connection: asyncssh.SSHClientConnection) -> None:
+            fitting = self._arming is not None and self._arming.fits(launch)
+            async with self._arm_channel(connection, arm_request(Arming.of(launch)), keep=fitting) as attendant:
+                held, self._armed = attendant is self._armed, None
+                await attendant.send(message)
+                if not held and (answer := await attendant.expect(b"a")) != b"used":
+                    require_answer(answer, b"armed", str(self._way))
+                require_answer(await attendant.expect(b"a"), b"started", str(self._way))
+                self._fresh, self._launch = attendant, launch
 
         await self._persist(ask)
 
@@ -229,13 +285,33 @@ class Guest:
 
     async def close(self) -> None:
         """End the connection, not the process. Idempotent, never raises."""
-        for attendant in (self._fresh, self._waiting):
+        for attendant in (self._armed, self._fresh, self._waiting):
             if attendant:
                 await attendant.close()
-        self._fresh = self._waiting = None
+        self._armed = self._fresh = self._waiting = None
         self._connection.abort()
         with suppress(Exception):
             await self._connection.wait_closed()
+
+    @asynccontextmanager
+    async def _arm_channel(
+        self, connection: asyncssh.SSHClientConnection, text: str, *, keep: bool = False
+    ) -> AsyncIterator[Attendant]:
+        """The one that waits, if it is to be kept, or else a new one, asked with `text`. Closed at the end of the block
+        unless it is in use then."""
+        held = self._armed
+        if held and not keep:
+            self._armed = None
+            await held.close()
+        attendant = held if held and keep else Attendant(await wire.ask(connection, text), "mayfly-arm")
+        try:
+            async with asyncio.timeout(wire.STEP_SECONDS):
+                yield attendant
+        except TimeoutError as error:
+            raise LaunchFailed(f"the guest did not answer within {wire.STEP_SECONDS:g} s") from error
+        finally:
+            if attendant not in (self._armed, self._fresh):
+                await attendant.close()
 
     def _launched(self) -> Launch:
         if self._launch is None:

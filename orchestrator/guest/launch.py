@@ -1,4 +1,4 @@
-"""What is to be run, and the request that starts it."""
+"""What is to be run, and the requests that get a machine ready for it, and start it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import math
 import re
 import secrets
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from orchestrator.guest.errors import LaunchFailed
@@ -30,6 +30,9 @@ DEFAULT_ENVIRONMENT: Mapping[str, str] = {
 }
 
 _TOKEN = re.compile(r"[A-Za-z0-9._-]{1,128}")
+
+_NOT_A_SHELLS = re.compile(r"[^A-Za-z0-9_]|^[0-9]|^(_|BASH.*|EUID|IFS|LINENO|OPTARG|OPTIND|PPID|PWD|SHELLOPTS|UID)$")
+"""Names of variables that a shell would not set, or not to anything, or not pass on as they are."""
 
 _OURS = 4
 """Tasks of ours inside the unit, which do not count against the process: strace, and the shell of the exit record."""
@@ -74,38 +77,95 @@ class Launch:
             raise ValueError("a limit that is not positive")
 
 
-def start_request(launch: Launch) -> str:
-    """The text of the request. Raises LaunchFailed when command and environment are longer than a request may be."""
-    text = request(
-        "start",
+@dataclass(frozen=True, slots=True)
+class Arming:
+    """What is known of a launch before it comes: with this, everything of it is made but the process.
+
+    memory_bytes, processes: a launch may have others. trace, kill_grace_seconds: for a launch that has others, the unit
+    is armed anew, which takes half a second in an emulated guest.
+    """
+
+    memory_bytes: int
+    processes: int
+    trace: tuple[str, ...]
+    kill_grace_seconds: float = 5.0
+
+    def __post_init__(self) -> None:
+        if self.memory_bytes <= 0 or self.processes <= 0:
+            raise ValueError("a limit that is not positive")
+        if not 0 < self.kill_grace_seconds < math.inf:
+            raise ValueError("a grace that is not a positive number of seconds")
+
+    @classmethod
+    def of(cls, launch: Launch) -> Arming:
+        return cls(launch.memory_bytes, launch.processes, launch.trace, launch.kill_grace_seconds)
+
+    def fits(self, launch: Launch) -> bool:
+        """That launch can be started in a unit that was armed for this."""
+        return (self.trace, self.kill_grace_seconds) == (launch.trace, launch.kill_grace_seconds)
+
+
+def arm_request(arming: Arming, probes: Sequence[str] = ("-",)) -> str:
+    """The text of the request that arms the unit. `probes`: the words of the seal's probes; "-" for none, and no facts
+    either."""
+    return request(
+        "arm",
+        f"{arming.kill_grace_seconds:.3f}",
+        str(arming.memory_bytes),
+        str(arming.processes + _OURS),
+        *probes,
+        LAUNCHER=_launcher(arming),
+        RECORD=script("record.sh"),
+        body="arm.py",
+    )
+
+
+def start_message(launch: Launch) -> bytes:
+    """What is said to an armed machine. Raises LaunchFailed when command and environment are longer than may be."""
+    words = (
         launch.token,
         f"{launch.timeout_seconds:.3f}",
         f"{launch.kill_grace_seconds:.3f}",
         str(launch.memory_bytes),
         str(launch.processes + _OURS),
         str(launch.max_log_bytes),
-        launch=_command(launch),
-        record=script("record.sh"),
-        attend=script("attend.py"),
-        body="start.sh",
+        _command(launch),
     )
-    if len(text.encode(errors="surrogateescape")) > MAX_REQUEST:
+    text = "\0".join(words).encode(errors="surrogateescape")
+    if len(text) > MAX_REQUEST:
         raise LaunchFailed(
             f"command and environment are too long: quoted, and with what starts them, more than {MAX_REQUEST} bytes"
         )
-    return text
+    return b"start %d\n" % len(text) + text
+
+
+def _launcher(arming: Arming) -> str:
+    """What the unit runs, as root: the tracer, around a shell of the user's that waits for one line, and then does what
+    it finds at its descriptor 4. These descriptors are all that it has of ours: their directory is closed to it. It has
+    no variables; LC_ALL and PATH are for strace. bash gives on some of its own, dash does not."""
+    wait = (
+        "unset LC_ALL PATH PWD OLDPWD; echo >&5; exec 5>&-; read -r go <&3; exec 3<&-; . /dev/fd/4; exec 4<&-; "
+        '[ -z "$BASH_VERSION" ] || set -- /usr/bin/env -u PWD -u OLDPWD -u SHLVL -u _ "$@"; exec "$@"'
+    )
+    return (
+        f"echo $$ >{RUN_DIRECTORY}/pid\n"
+        f"exec 3<>{RUN_DIRECTORY}/go 4<{RUN_DIRECTORY}/launch 5>{RUN_DIRECTORY}/ready\n"
+        f"exec >{RUN_DIRECTORY}/stdout 2>{RUN_DIRECTORY}/stderr\n"
+        f'exec env -i LC_ALL=C PATH="$PATH" {shlex.join([*arming.trace, "/bin/sh", "-c", wait, "mayfly"])}\n'
+    )
 
 
 def _command(launch: Launch) -> str:
-    """What the unit runs, as root: a script of quoted words. systemd would expand `$` and `%` in them."""
+    """What the launcher does when it is told to go on, before it becomes the process: quoted words and variables.
+
+    It becomes the process by itself where it can: env(1) between them takes a tenth of a second in an emulated guest.
+    """
     environment = {**DEFAULT_ENVIRONMENT, **launch.environment}
-    argv = list(launch.argv)
-    if "=" in argv[0]:  # env would take it for a variable
-        argv = ["/bin/sh", "-c", 'exec "$@"', "sh", *argv]
-    words = [*launch.trace, "env", "-i", *(f"{name}={value}" for name, value in environment.items()), *argv]
-    return (
-        f": >{RUN_DIRECTORY}/launched\n"
-        "export LC_ALL=C\n"
-        f"exec >{RUN_DIRECTORY}/stdout 2>{RUN_DIRECTORY}/stderr\n"
-        f"exec {shlex.join(words)}\n"
-    )
+    first = launch.argv[0]
+    if first.startswith("-") or "=" in first or any(_NOT_A_SHELLS.search(name) for name in environment):
+        # env would take a first word with "=" in it for a variable
+        argv = ("/bin/sh", "-c", 'exec "$@"', "sh", *launch.argv) if "=" in first else launch.argv
+        variables = (f"{name}={value}" for name, value in environment.items())
+        return f"set -- {shlex.join(['/usr/bin/env', '-i', *variables, *argv])}\n"
+    exports = " ".join(f"{name}={shlex.quote(value)}" for name, value in environment.items())
+    return f"export {exports}\nset -- {shlex.join(launch.argv)}\n"

@@ -3,7 +3,7 @@
 Nothing of ours is installed in a guest, so no image can be out of step with this code. A request is shell text:
 
     set -- mayfly-VERB WORD…        the first line: what is asked, and its words
-    name='text'                     further variables, shell-quoted, which may cross lines
+    export name='text'              further variables, shell-quoted, which may cross lines
     …                               the script, as it stands in `scripts/`
 
 Every exec costs about a tenth of a second in an emulated guest, so a step is one exec; and so does every program that
@@ -60,7 +60,7 @@ def request(verb: str, *words: str, body: str, **variables: str) -> str:
     if any("\n" in word for word in words):
         raise ValueError("a word of a request holds a newline")
     lines = [shlex.join(["set", "--", f"mayfly-{verb}", *words])]
-    lines += [f"{name}={shlex.quote(value)}" for name, value in variables.items()]
+    lines += [f"export {name}={shlex.quote(value)}" for name, value in variables.items()]
     lines.append(script(body) if body.endswith(".sh") else python(body))
     return "\n".join(lines)
 

@@ -55,8 +55,7 @@ class NetworkAttempt:
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """The trace in short. The first of `programs` is the `env` that gave the process its variables. `files_written`:
-    distinct names opened for writing, made or renamed, with success. Sockets of the machine's own (AF_UNIX) are not
+    """The trace in short. The first of `programs` is the process itself. `files_written`: distinct names opened for writing, made or renamed, with success. Sockets of the machine's own (AF_UNIX) are not
     network. `lines_unread`: lines that are none of strace's."""
 
     programs: tuple[Program, ...]

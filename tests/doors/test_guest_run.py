@@ -13,6 +13,7 @@ from orchestrator.guest import AlreadyStarted, LaunchFailed, StepFailed, VmResta
 from tests.guest_ends import Sinks, launch, misbehaving, simulated
 from tests.misbehaving_ssh import Meets, drops_after, frame, never_answers, says, stays_after
 
+STARTED = frame(b"a", b"armed") + frame(b"a", b"started")
 ENDED = b"result=success\ncode=exited\nstatus=7\nlaunched=yes\ntraced=yes\noom_kill=0\ncut=\n"
 
 
@@ -150,7 +151,7 @@ async def test_an_exit_status_that_never_came_is_no_success() -> None:
 
 
 async def test_a_stream_that_drops_in_the_middle_goes_on_where_it_stopped() -> None:
-    first = drops_after(b"started\n" + frame(b"o", b"one ") + frame(b"t", b"trace") + frame(b"o", b"half")[:7])
+    first = drops_after(STARTED + frame(b"o", b"one ") + frame(b"t", b"trace") + frame(b"o", b"half")[:7])
     then = stays_after(frame(b"o", b"two") + frame(b"x", ENDED))
     async with misbehaving([first, then]) as (guest, server):
         sinks = Sinks()
@@ -162,7 +163,7 @@ async def test_a_stream_that_drops_in_the_middle_goes_on_where_it_stopped() -> N
 
 
 async def test_progress_makes_up_for_drops_but_drops_alone_end_it() -> None:
-    answers = [drops_after(b"started\n"), *(drops_after(frame(b"o", b"x")) for _ in range(6)), drops_after(b"")]
+    answers = [drops_after(STARTED), *(drops_after(frame(b"o", b"x")) for _ in range(6)), drops_after(b"")]
     async with misbehaving(answers) as (guest, server):
         sinks = Sinks()
         await guest.start(launch("x"))
@@ -182,14 +183,14 @@ async def test_progress_makes_up_for_drops_but_drops_alone_end_it() -> None:
     ],
 )
 async def test_what_no_attendant_would_say_is_refused(output: bytes, complaint: str) -> None:
-    async with misbehaving(stays_after(b"started\n" + output)) as (guest, _):
+    async with misbehaving(stays_after(STARTED + output)) as (guest, _):
         await guest.start(launch("x", max_log_bytes=100))
         with pytest.raises(StepFailed, match=complaint):
             await guest.follow(*Sinks())
 
 
 async def test_a_process_that_nobody_knows_of_is_lost() -> None:
-    async with misbehaving(stays_after(b"started\n" + frame(b"n", b"the VM has\x1b restarted"))) as (guest, _):
+    async with misbehaving(stays_after(STARTED + frame(b"n", b"the VM has\x1b restarted"))) as (guest, _):
         await guest.start(launch("x"))
         assert (await guest.follow(*Sinks()))[0] == Lost("the VM has\\x1b restarted")
 
@@ -199,7 +200,7 @@ async def test_systemd_and_strace_are_not_taken_for_the_process() -> None:
         (b"result=exit-code\ncode=exited\nstatus=226\n", "systemd did not start the process.*226"),
         (b"result=exit-code\ncode=exited\nstatus=1\nlaunched=yes\n", "strace did not start the process"),
     ]:
-        async with misbehaving(stays_after(b"started\n" + frame(b"x", record))) as (guest, _):
+        async with misbehaving(stays_after(STARTED + frame(b"x", record))) as (guest, _):
             await guest.start(launch("x"))
             with pytest.raises(LaunchFailed, match=complaint):
                 await guest.follow(*Sinks())
@@ -208,10 +209,17 @@ async def test_systemd_and_strace_are_not_taken_for_the_process() -> None:
 @pytest.mark.parametrize(
     ("answer", "error", "complaint"),
     [
-        (says(b"gone\n"), VmRestarted, "has restarted since it had its process"),
-        (says(b"failed Unknown assignment: x\n"), LaunchFailed, "systemd would not start the process: Unknown"),
-        (says(b"hello\n"), StepFailed, "answered 'hello'"),
-        (says(b"", 2, b"sh: syntax error"), StepFailed, r"status 2\): sh: syntax error"),
+        (says(frame(b"a", b"gone")), VmRestarted, "has restarted since it was made ready"),
+        (
+            says(frame(b"a", b"failed systemd would not: \x1b")),
+            LaunchFailed,
+            r"not start the process: systemd would.*x1b",
+        ),
+        (says(frame(b"a", b"armed") + frame(b"a", b"failed full")), LaunchFailed, "would not start the process: full"),
+        (says(frame(b"a", b"hello")), StepFailed, "answered 'hello' instead of armed"),
+        (says(frame(b"a", b"used") + frame(b"a", b"armed")), StepFailed, "answered 'armed' instead of started"),
+        (says(frame(b"o", b"x")), StepFailed, "a frame of kind b'o' instead of b'a'"),
+        (says(b"", 2, b"sh: syntax error"), StepFailed, r"mayfly-arm .*status 2\): sh: syntax error"),
     ],
 )
 async def test_a_launch_that_fails_says_why(answer: object, error: type[Exception], complaint: str) -> None:
@@ -222,7 +230,7 @@ async def test_a_launch_that_fails_says_why(answer: object, error: type[Exceptio
 
 async def test_a_connection_closed_after_login_is_made_anew() -> None:
     meets = [Meets.CLOSED_AFTER_AUTH, Meets.SERVICE]
-    async with misbehaving([says(b"started\n")], on_connection=meets) as (guest, server):
+    async with misbehaving([stays_after(STARTED)], on_connection=meets) as (guest, server):
         await guest.start(launch("x"))
     assert server.connections == 2
 
@@ -230,7 +238,7 @@ async def test_a_connection_closed_after_login_is_made_anew() -> None:
 async def test_a_guest_that_never_answers_is_not_waited_for_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("orchestrator.guest.wire.STEP_SECONDS", 0.3)
     async with misbehaving(never_answers) as (guest, _):
-        with pytest.raises(LaunchFailed, match="did not start the process within"):
+        with pytest.raises(LaunchFailed, match="did not answer within"):
             await guest.start(launch("x"))
 
 

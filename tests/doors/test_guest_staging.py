@@ -20,6 +20,7 @@ TREE = (
     Entry("link", kind="symlink", target="../../etc/shadow"),
     Entry("none"),
 )
+STARTED = frame(b"a", b"armed") + frame(b"a", b"started")
 RECORD = frame(b"x", b"result=success\ncode=exited\nstatus=0\nlaunched=yes\ntraced=yes\ncut=\n")
 
 
@@ -175,7 +176,7 @@ async def test_outputs_are_listed_and_come_out_whole() -> None:
 
 @pytest.mark.parametrize("kind", [kind for kind in OutputKind if kind is not OutputKind.FILE])
 async def test_only_a_regular_file_is_taken(kind: OutputKind) -> None:
-    async with misbehaving(stays_after(b"started\n" + RECORD + sent(b"1"))) as (guest, _):
+    async with misbehaving(stays_after(STARTED + RECORD + sent(b"1"))) as (guest, _):
         await guest.start(launch("x"))
         await guest.follow(*Sinks())
         outputs = MemoryOutputs()
@@ -188,7 +189,7 @@ async def test_only_a_regular_file_is_taken(kind: OutputKind) -> None:
 async def test_one_that_is_refused_keeps_no_other_from_coming_out() -> None:
     """Each in its turn, also over a dropped connection: nothing is asked for again, and nothing is forgotten."""
     denied, gone = frame(b"!", b"Permission denied"), frame(b"f", b"2") + frame(b"d", b"1") + frame(b"!", b"I/O error")
-    first = drops_after(b"started\n" + RECORD + sent(b"1") + denied + sent(b"3"))
+    first = drops_after(STARTED + RECORD + sent(b"1") + denied + sent(b"3"))
     then = stays_after(RECORD + gone + sent(b"5", b"changed") + sent(b"6"))
     async with misbehaving([first, then]) as (guest, _):
         await guest.start(launch("x"))
@@ -237,7 +238,7 @@ async def test_outputs_over_the_limit_are_not_even_asked_for() -> None:
 async def test_an_output_that_is_not_what_was_listed_is_refused(
     answer: bytes, error: type[Exception], complaint: str
 ) -> None:
-    async with misbehaving(stays_after(b"started\n" + RECORD + answer)) as (guest, _):
+    async with misbehaving(stays_after(STARTED + RECORD + answer)) as (guest, _):
         await guest.start(launch("x"))
         await guest.follow(*Sinks())
         outputs = MemoryOutputs()
@@ -247,7 +248,7 @@ async def test_an_output_that_is_not_what_was_listed_is_refused(
 
 
 async def test_outputs_that_came_before_a_drop_are_not_asked_for_again() -> None:
-    first = drops_after(b"started\n" + RECORD + sent(b"1") + frame(b"f", b"1"))
+    first = drops_after(STARTED + RECORD + sent(b"1") + frame(b"f", b"1"))
     then = stays_after(RECORD + sent(b"2"))
     async with misbehaving([first, then]) as (guest, server):
         await guest.start(launch("x"))
@@ -256,7 +257,7 @@ async def test_outputs_that_came_before_a_drop_are_not_asked_for_again() -> None
         await guest.stage_out([file("a"), file("b")], outputs, limit_bytes=10)
     assert outputs.files == {"a": b"1", "b": b"2"}
     assert outputs.aborted == ["b"]
-    assert [words[0] for words in server.asked] == ["mayfly-start", "mayfly-attend"]
+    assert [words[0] for words in server.asked] == ["mayfly-arm", "mayfly-attend"]
 
 
 @pytest.mark.parametrize(
@@ -273,7 +274,7 @@ async def test_outputs_that_came_before_a_drop_are_not_asked_for_again() -> None
     ],
 )
 async def test_a_listing_is_checked(answer: bytes, error: type[Exception], complaint: str) -> None:
-    async with misbehaving(stays_after(b"started\n" + RECORD + answer)) as (guest, _):
+    async with misbehaving(stays_after(STARTED + RECORD + answer)) as (guest, _):
         await guest.start(launch("x"))
         await guest.follow(*Sinks())
         with pytest.raises(error, match=complaint):

@@ -139,7 +139,7 @@ async def test_a_connection_that_drops_between_steps(house: House, tmp_path: Pat
 
     house.guests.behave(task, answers={"mayfly-facts": facts})
     assert (await house.run(task)).state is TaskState.FINISHED
-    assert house.guests.asked(task) == ["facts", "facts", "probe", "stage-in", "start"]
+    assert house.guests.asked(task) == ["facts", "facts", "probe", "stage-in", "arm", "start"]
 
 
 async def test_a_connection_that_is_gone_for_good(house: House, monkeypatch: pytest.MonkeyPatch) -> None:

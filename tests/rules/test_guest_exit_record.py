@@ -18,9 +18,11 @@ def record(result: str, code: str, status: str, **more: str) -> dict[str, str]:
     return {**RAN, "result": result, "code": code, "status": status, **more}
 
 
-def lived(seconds: float) -> dict[str, str]:
+def expired(seconds: float) -> dict[str, str]:
+    """It was ended because its time was over; and it lived for so long."""
     return {
-        "ExecMainStartTimestampMonotonic": "5000000",
+        "expired": "yes",
+        "began_usec": "5000000",
         "ExecMainExitTimestampMonotonic": str(5_000_000 + int(seconds * 1e6)),
     }
 
@@ -38,16 +40,18 @@ def lived(seconds: float) -> dict[str, str]:
         # systemd heard of the end before it heard of the kill; or a child was killed, and the process went on
         (record("signal", "killed", "KILL", oom_kill="1"), OutOfMemory(1000)),
         (record("success", "exited", "0", oom_kill="2"), OutOfMemory(1000)),
-        (record("timeout", "killed", "TERM", **lived(2.1)), TimedOut(2.0)),
-        (record("timeout", "exited", "0", **lived(2.0)), TimedOut(2.0)),
-        (record("timeout", "killed", "KILL"), TimedOut(2.0)),
-        # its time was so short that it was over before strace, or our shell, had begun
-        ({"result": "timeout", "code": "killed", "status": "TERM"}, TimedOut(2.0)),
-        ({"result": "timeout", "code": "killed", "status": "TERM", "launched": "yes"}, TimedOut(2.0)),
-        # it had ended by itself, and a child that it left behind had to be killed
-        (record("timeout", "exited", "0", **lived(0.1)), Exited(0)),
+        (record("success", "killed", "TERM", **expired(2.1)), TimedOut(2.0)),
+        (record("timeout", "killed", "KILL", **expired(2.5)), TimedOut(2.0)),
+        (record("success", "exited", "0", **expired(2.0)), TimedOut(2.0)),
+        (record("success", "killed", "TERM", expired="yes"), TimedOut(2.0)),
+        # its time was so short that it was over before strace saw it
+        ({"result": "success", "code": "killed", "status": "TERM", "launched": "yes", **expired(2.0)}, TimedOut(2.0)),
+        # it had ended by itself, just before
+        (record("success", "exited", "0", **expired(1.9)), Exited(0)),
+        # a child that it left behind had to be killed
+        (record("timeout", "exited", "0"), Exited(0)),
         # it was stopped before its time, and resisted
-        (record("timeout", "killed", "KILL", **lived(1.9)), Signaled("KILL")),
+        (record("timeout", "killed", "KILL"), Signaled("KILL")),
         (record("success", "exited", "256"), Lost("systemd says result success, exited 256")),
         (record("success", "killed", "kill -9"), Lost("systemd says result success, killed kill -9")),
         (record("protocol", "", ""), Lost("systemd says result protocol, no code")),
@@ -76,4 +80,7 @@ def test_no_record_breaks_the_reader_or_makes_success_of_nothing(text: bytes) ->
 def test_usage_is_told_or_not_known() -> None:
     said = parse_record(b"cpu_usec=1500000\nmemory_peak=4096\n")
     assert usage_of(said) == Usage(1.5, 4096)
+    assert usage_of({**said, "cpu_usec_before": "1000000"}) == Usage(0.5, 4096)
+    assert usage_of({**said, "cpu_usec_before": "2000000"}) == Usage(0.0, 4096)
+    assert usage_of({**said, "cpu_usec_before": "much"}) == Usage(None, 4096)
     assert usage_of(parse_record(b"cpu_usec=-1\nmemory_peak=lots\n")) == Usage(None, None)

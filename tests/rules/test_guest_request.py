@@ -9,19 +9,22 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from orchestrator.decide.validation import LONGEST_COMMAND
-from orchestrator.domain.task import TraceProfile
-from orchestrator.guest import DEFAULT_ENVIRONMENT, Launch, LaunchFailed
-from orchestrator.guest.launch import RUN_DIRECTORY, TRACE_PATH, start_request
-from orchestrator.guest.wire import request, script
-from orchestrator.trace.command import traced
+from orchestrator.guest import DEFAULT_ENVIRONMENT, Arming, Launch, LaunchFailed, wire
+from orchestrator.guest.launch import RUN_DIRECTORY, arm_request, start_message
+from orchestrator.guest.wire import python, request, script
 
+SCRIPTS = Path(wire.__file__).parent / "scripts"
 WORDS = st.text(st.characters(blacklist_characters="\0", blacklist_categories=["Cs"]), max_size=20)
 NAMES = st.from_regex(r"[A-Za-z_][A-Za-z0-9_]{0,8}", fullmatch=True)
-SHOW = r"""printf '%s\0' "$@"; printf '%s\0' --; env -0 | sort -z"""
+SHOW = """
+import os, sys
+variables = (name + b"=" + value for name, value in os.environb.items())
+os.write(1, b"".join(word + b"\\0" for word in [*map(os.fsencode, sys.argv[1:]), b"--", *variables]))
+"""
 
 
 def plain(argv: tuple[str, ...], **changes: object) -> Launch:
@@ -29,35 +32,43 @@ def plain(argv: tuple[str, ...], **changes: object) -> Launch:
     return Launch(argv=argv, **{**limits, **changes})  # type: ignore[arg-type]
 
 
-@settings(deadline=None, max_examples=25)
+def launched(folder: Path, wanted: Launch, shell: str = "sh") -> str:
+    """The stdout of the unit's own command, armed and told to start, run here as whoever runs this."""
+    for name in ("stdout", "stderr", "ready", "go"):
+        (folder / name).unlink(missing_ok=True)
+    (folder / "go").write_text("\n")
+    (folder / "launch").write_bytes(start_message(wanted).partition(b"\n")[2].split(b"\0", 6)[6])
+    text = arm_request(Arming.of(wanted)).partition("\nexport RECORD=")[0] + '\nprintf %s "$LAUNCHER"'
+    launcher = subprocess.run(["sh", "-c", text], capture_output=True, check=True).stdout.decode()
+    launcher = launcher.replace(RUN_DIRECTORY, str(folder)).replace("/bin/sh", str(shutil.which(shell)))
+    subprocess.run(["sh", "-c", launcher], check=True, cwd="/")
+    return (folder / "stdout").read_bytes().decode()
+
+
+@pytest.mark.parametrize("shell", ["dash", "bash"])
+@settings(deadline=None, max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(arguments=st.lists(WORDS, max_size=4), environment=st.dictionaries(NAMES, WORDS, max_size=3))
-def test_words_and_variables_reach_the_process_as_they_are(arguments: list[str], environment: dict[str, str]) -> None:
-    """The unit's own command, as the request's shell unpacks it, run here."""
-    environment.pop("_", None)
-    wanted = {**DEFAULT_ENVIRONMENT, **environment, "PATH": "/usr/bin:/bin", "PWD": "/"}
-    text = start_request(
-        plain(("sh", "-c", SHOW, "sh", *arguments), environment={**environment, "PATH": "/usr/bin:/bin"})
-    )
-    unpack = text.split("\nrecord=")[0] + '\nprintf %s "$launch"'
-    command = subprocess.run(["sh", "-c", unpack], capture_output=True, check=True).stdout.decode()
-    marker, redirect, rest = (command.partition("\n")[0], command.split("\n")[2], command.split("\n", 3)[3])
-    assert marker == f": >{RUN_DIRECTORY}/launched"
-    assert redirect.startswith(f"exec >{RUN_DIRECTORY}/stdout")
-    shown = subprocess.run(["sh", "-c", rest], capture_output=True, check=True, cwd="/").stdout.decode().split("\0")
+@example(arguments=[], environment={"OPTIND": "x", "_": "y", "PPID": "z", "IFS": "s"})
+@example(arguments=[], environment={"PS4": "$(touch /oh)", "ENV": "/oh", "LC_ALL": "none", "CDPATH": ""})
+def test_words_and_variables_reach_the_process_as_they_are(
+    tmp_path: Path, shell: str, arguments: list[str], environment: dict[str, str]
+) -> None:
+    if shutil.which(shell) is None:
+        pytest.skip(f"{shell} is not installed")
+    show = ("python3", "-ISc", SHOW, *arguments)
+    shown = launched(tmp_path, plain(show, environment=environment), shell).split("\0")
     end = shown.index("--", len(arguments))
-    assert shown[:end] == arguments or (not arguments and shown[:end] == [""])
-    got = dict(line.split("=", 1) for line in shown[end + 1 : -1])
-    assert {name: got.get(name) for name in wanted} == wanted
+    assert shown[:end] == arguments
+    assert dict(line.split("=", 1) for line in shown[end + 1 : -1]) == {**DEFAULT_ENVIRONMENT, **environment}
 
 
-def test_a_program_whose_name_looks_like_a_variable_is_run(tmp_path: Path) -> None:
-    program = tmp_path / "a=b"
+@pytest.mark.parametrize("name", ["a=b", "-a", "-a=b"])
+def test_a_program_whose_name_looks_like_something_else_is_run(tmp_path: Path, name: str) -> None:
+    program = tmp_path / name
     program.write_text("#!/bin/sh\necho ran $1\n")
     program.chmod(0o755)
-    text = start_request(plain((str(program), "x")))
-    unpack = text.split("\nrecord=")[0] + '\nprintf %s "$launch"'
-    command = subprocess.run(["sh", "-c", unpack], capture_output=True, check=True, text=True).stdout.split("\n", 3)[3]
-    assert subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=True).stdout == "ran x\n"
+    wanted = plain((name, "x"), environment={"PATH": f"{tmp_path}:/usr/bin:/bin"})
+    assert launched(tmp_path, wanted) == "ran x\n"
 
 
 @pytest.mark.parametrize(
@@ -88,9 +99,9 @@ def test_a_request_has_one_first_line_and_a_bound() -> None:
         request("stop", "1\nreboot", body="stop.sh")
     assert request("stop", "1; reboot", body="stop.sh").startswith("set -- mayfly-stop '1; reboot'\n")
     with pytest.raises(LaunchFailed, match="too long"):
-        start_request(plain(("x" * 120_000,)))
-    first = start_request(plain(("x",))).split("\n")[0]
-    assert shlex.split(first)[:3] == ["set", "--", "mayfly-start"]
+        start_message(plain(("x" * 120_000,)))
+    first = arm_request(Arming.of(plain(("x",)))).split("\n")[0]
+    assert shlex.split(first)[:3] == ["set", "--", "mayfly-arm"]
 
 
 @pytest.mark.parametrize("word", ["x", "'", "é", "\n"])
@@ -98,11 +109,11 @@ def test_the_longest_command_that_is_valid_fits_into_a_request(word: str) -> Non
     argv = ("python3", "/task/in/script.py", word)
     while len(shlex.quote(shlex.join(argv)).encode()) < LONGEST_COMMAND:
         argv = (*argv[:-1], argv[-1] + word * 50)
-    start_request(plain(argv, trace=traced(TraceProfile.AUDIT, output=TRACE_PATH)))
+    start_message(plain(argv))
 
 
 @pytest.mark.parametrize("shell", ["dash", "bash"])
-@pytest.mark.parametrize("name", ["facts.sh", "record.sh", "start.sh", "stop.sh"])
+@pytest.mark.parametrize("name", ["look.sh", "record.sh", "stop.sh"])
 def test_the_scripts_are_shell_for_either_shell(shell: str, name: str) -> None:
     if shutil.which(shell) is None:
         pytest.skip(f"{shell} is not installed")
@@ -116,16 +127,17 @@ def test_the_scripts_are_shell_for_either_shell(shell: str, name: str) -> None:
         ([], "never"),
         (["run/"], "never"),
         (["run/", "logs/"], "never"),
-        (["run/token"], "running"),
-        (["run/token", "logs/trace"], "running"),
-        (["run/token", "logs/trace", "run/exit"], "ended"),
-        (["logs/trace"], "gone"),
-        (["run/", "logs/trace"], "gone"),
+        (["run/", "logs/mark"], "never"),
+        (["run/token", "logs/mark"], "never"),
+        (["run/token", "run/launched", "logs/mark"], "running"),
+        (["run/token", "run/launched", "run/exit", "logs/mark"], "ended"),
+        (["run/token", "run/exit", "logs/mark"], "ended"),
+        (["logs/mark"], "gone"),
     ],
 )
 def test_a_look_tells_what_became_of_a_launch(tmp_path: Path, there: list[str], answer: str) -> None:
     for name in there:
-        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name.rpartition("/")[0]).mkdir(exist_ok=True)
         if not name.endswith("/"):
             (tmp_path / name).write_text("mine.1\n")
     look = script("look.sh").replace("/run/mayfly-task", f"{tmp_path}/run")
@@ -135,11 +147,19 @@ def test_a_look_tells_what_became_of_a_launch(tmp_path: Path, there: list[str], 
         assert (told.stdout, told.stderr, told.returncode) == (f"{expected}\n", "", 0)
 
 
-def test_a_start_where_one_was_before_a_restart_starts_nothing(tmp_path: Path) -> None:
+def test_a_machine_that_restarted_since_it_was_armed_is_not_armed_again(tmp_path: Path) -> None:
     (tmp_path / "logs").mkdir()
-    (tmp_path / "logs" / "trace").touch()
-    text = start_request(plain(("touch", str(tmp_path / "ran")), token="mine.1"))
+    (tmp_path / "logs" / "mark").touch()
+    text = arm_request(Arming.of(plain(("true",))))
     text = text.replace("/run/mayfly-task", f"{tmp_path}/run").replace("/var/lib/mayfly-task", f"{tmp_path}/logs")
-    told = subprocess.run(["sh", "-c", text], capture_output=True, text=True, check=True)
-    assert told.stdout == "gone\n"
+    told = subprocess.run(["sh", "-c", text], capture_output=True, check=True, stdin=subprocess.DEVNULL)
+    assert told.stdout == b"a\0\0\0\4gone"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["logs"]
+
+
+@pytest.mark.parametrize("name", sorted(path.name for path in SCRIPTS.glob("*.py")))
+def test_a_program_is_sent_with_all_that_it_imports(name: str) -> None:
+    """Loaded as over there; not started, for it is not the last one."""
+    text = python(name).replace(" -- ", " print 'print(1)' -- ")
+    done = subprocess.run(["sh", "-c", text], capture_output=True, text=True, stdin=subprocess.DEVNULL)
+    assert (done.stdout, done.stderr) == ("1\n", "") or name == "load.py"

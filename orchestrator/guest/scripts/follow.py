@@ -1,5 +1,5 @@
 """Sends what a process writes, as it is written; then how it ended."""
-# ruff: noqa: PTH110, PTH123
+# ruff: noqa: PTH110
 
 from __future__ import annotations
 
@@ -9,76 +9,124 @@ import sys
 import time
 
 from orchestrator.guest.scripts.frames import CHUNK, send
+from orchestrator.guest.scripts.place import GROUP, LOGS, RUN, STREAMS, read_file
 
-RUN, LOGS = "/run/mayfly-task", "/var/lib/mayfly-task"
-GROUP = "/sys/fs/cgroup/system.slice/mayfly-task.service"
-STREAMS = ("stdout", "stderr", "trace")
 KINDS = (b"o", b"e", b"t")
+SHORTEST, LONGEST = 0.005, 0.1
 
 
-def read_file(path: str) -> bytes:
-    try:
-        with open(path, "rb") as file:
-            return file.read(CHUNK)
-    except OSError:
-        return b""
+def follow(token: str, offsets: list[int], limit: int) -> None:
+    if read_file(RUN + "/token").decode() != token:
+        send(b"n", b"the VM has restarted, and the process is gone")
+        return
+    Following(offsets, limit).run()
+
+
+class Following:
+    def __init__(self, offsets: list[int], limit: int) -> None:
+        self.offsets, self.limit = offsets, limit
+        self.files: dict[str, int] = {}
+        self.base: int | None = None
+        self.wake = [0]
+        try:  # noqa: SIM105
+            self.wake.append(os.pidfd_open(int(read_file(RUN + "/pid"))))
+        except (OSError, ValueError):
+            pass  # it has ended
+
+    def run(self) -> None:
+        delay = SHORTEST
+        absent_since: float | None = None
+        ended_at: float | None = None
+        while True:
+            record = read_file(RUN + "/exit")
+            over = record.endswith(b"\nend\n") and (
+                b"\nlaunched=yes\n" not in record
+                or all(read_file(f"{RUN}/{name}.state").endswith(b"done") for name in STREAMS[:2])
+                or (ended_at is not None and time.monotonic() - ended_at > 10)
+            )
+            if record and ended_at is None:
+                ended_at = time.monotonic()
+            if self.move():
+                delay = SHORTEST
+                continue
+            if over:
+                break
+            if record or os.path.exists(GROUP):
+                absent_since = None
+            elif absent_since is None:
+                absent_since = time.monotonic()
+            elif time.monotonic() - absent_since > 10:
+                send(b"n", b"the process is gone, and nothing says how it ended")
+                return
+            awake = select.select(self.wake, [], [], delay)[0]
+            if 0 in awake and not os.read(0, 1):
+                sys.exit()
+            if any(awake):  # the process has ended: the record comes soon
+                self.wake, delay = [0], SHORTEST
+            delay = min(delay * 1.5, LONGEST)
+        lines = [record[: -len(b"end\n")], b"cut=" + " ".join(self.cut()).encode() + b"\n"]
+        send(b"x", b"".join([*lines, b"traced=yes\n" if self.base is not None else b""]))
+
+    def move(self) -> bool:
+        """Send some of what there is."""
+        moved = False
+        for number, name in enumerate(STREAMS):
+            file = self.file(name)
+            base = self.base_of(name)
+            if file is None or base is None:
+                continue
+            data = os.pread(file, min(CHUNK, self.limit - self.offsets[number]), base + self.offsets[number])
+            if data:
+                send(KINDS[number], data)
+                self.offsets[number] += len(data)
+                moved = True
+        return moved
+
+    def file(self, name: str) -> int | None:
+        if name not in self.files:
+            try:
+                self.files[name] = os.open(f"{LOGS}/{name}", os.O_RDONLY)
+            except FileNotFoundError:
+                return None
+        return self.files[name]
+
+    def base_of(self, name: str) -> int | None:
+        """Where in its file a stream begins: what the launcher did before it was told to go on is not the process's."""
+        if name != "trace":
+            return 0
+        file = self.file(name)
+        if self.base is None and file is not None:
+            self.base = first_execve(file, int(read_file(RUN + "/before") or b"0"))
+        return self.base
+
+    def cut(self) -> list[str]:
+        """The names of the streams that are not whole."""
+        names = []
+        for number, name in enumerate(STREAMS):
+            file = self.file(name)
+            if file is None:
+                continue
+            unsent = os.fstat(file).st_size > (self.base_of(name) or 0) + self.offsets[number]
+            lost = not ends_well(file) if name == "trace" else read_file(f"{RUN}/{name}.state").startswith(b"cut")
+            if unsent or lost:
+                names.append(name)
+        return names
+
+
+def first_execve(trace: int, before: int) -> int | None:
+    """Where its line begins that says that a program is executed, the first one after so many bytes. A line: number,
+    time, call."""
+    text = os.pread(trace, CHUNK, before)
+    at = 0
+    while (end := text.find(b"\n", at)) >= 0:
+        words = text[at:end].split(None, 2)
+        if len(words) == 3 and words[2].startswith(b"execve("):
+            return before + at
+        at = end + 1
+    return None
 
 
 def ends_well(trace: int) -> bool:
     """Its last line is the end of a process: strace wrote all that there was to write."""
     size = os.fstat(trace).st_size
     return os.pread(trace, 5, max(0, size - 5)) == b" +++\n"
-
-
-def follow(token: str, offsets: list[int], limit: int) -> None:
-    if read_file(RUN + "/token").decode().strip() != token:
-        send(b"n", b"the VM has restarted, and the process is gone")
-        return
-    files: dict[str, int] = {}
-    delay = 0.005
-    absent_since: float | None = None
-    ended_at: float | None = None
-    while True:
-        record = read_file(RUN + "/exit")
-        over = record.endswith(b"\nend\n") and (
-            b"\nlaunched=yes\n" not in record
-            or all(os.path.exists(RUN + "/" + name + ".done") for name in STREAMS[:2])
-            or (ended_at is not None and time.monotonic() - ended_at > 10)
-        )
-        if record and ended_at is None:
-            ended_at = time.monotonic()
-        moved = False
-        for number, name in enumerate(STREAMS):
-            if name not in files:
-                try:
-                    files[name] = os.open(LOGS + "/" + name, os.O_RDONLY)
-                except FileNotFoundError:
-                    continue
-            data = os.pread(files[name], min(CHUNK, limit - offsets[number]), offsets[number])
-            if data:
-                send(KINDS[number], data)
-                offsets[number] += len(data)
-                moved = True
-        if moved:
-            delay = 0.005
-            continue
-        if over:
-            break
-        if record or os.path.exists(GROUP):
-            absent_since = None
-        elif absent_since is None:
-            absent_since = time.monotonic()
-        elif time.monotonic() - absent_since > 10:
-            send(b"n", b"the process is gone, and nothing says how it ended")
-            return
-        if select.select([0], [], [], delay)[0] and not os.read(0, 1):
-            sys.exit()
-        delay = min(delay * 1.5, 0.1)
-    cut = [
-        name
-        for number, name in enumerate(STREAMS)
-        if os.path.exists(RUN + "/" + name + ".cut")
-        or (name in files and os.fstat(files[name]).st_size > offsets[number])
-        or (name == "trace" and name in files and not ends_well(files[name]))
-    ]
-    send(b"x", record[: -len(b"end\n")] + b"cut=" + " ".join(cut).encode() + b"\n")

@@ -1,4 +1,4 @@
-"""Frames, as the attendant writes them: one byte of kind, four of length (big-endian), the payload."""
+"""Frames, as they are written to the runner: one byte of kind, four of length (big-endian), the payload."""
 
 from __future__ import annotations
 

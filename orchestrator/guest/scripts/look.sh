@@ -1,9 +1,9 @@
 # What became of a launch in this machine, in one word. Word: its token.
-# A start writes the token, which a restart takes away, before the trace, which stays: so the trace is looked for first.
+# The mark says that the unit was armed; it outlives a restart, and the rest does not. The token is written before the
+# process is started, and at the end that it was launched.
 run=/run/mayfly-task
-[ -e /var/lib/mayfly-task/trace ] && before=yes
-if ! [ -e "$run/token" ]; then
-    [ "$before" ] && echo gone || echo never
+if ! [ -s "$run/token" ]; then
+    [ -e /var/lib/mayfly-task/mark ] && ! [ -e "$run" ] && echo gone || echo never
     exit 0
 fi
 read -r owner <"$run/token"
@@ -11,6 +11,8 @@ if [ "$owner" != "$2" ]; then
     echo other
 elif [ -e "$run/exit" ]; then
     echo ended
-else
+elif [ -e "$run/launched" ]; then
     echo running
+else
+    echo never
 fi

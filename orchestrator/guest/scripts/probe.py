@@ -22,6 +22,10 @@ import select
 import sys
 import time
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:  # see above
+    from collections.abc import Sequence
+
 IP_RECVERR, IPV6_RECVERR, MSG_ERRQUEUE, IPV6_MULTICAST_LOOP = 11, 25, 0x2000, 19
 IPV6, ICMPV6 = 41, 58
 REFUSALS = "reset", "icmp"
@@ -167,31 +171,51 @@ def everything(extra: list[tuple[str, int]]) -> tuple[list[Try], set[str]]:
     return tries, mine
 
 
-def main(window: float, words: list[str]) -> None:
-    tries, mine = everything([(words[at], int(words[at + 1])) for at in range(0, len(words), 2)])
-    until = time.monotonic() + window
-    waiting = {one.sock.fileno(): one for one in tries if one.answer is None}
-    poller = select.poll()
-    for descriptor, one in waiting.items():
-        poller.register(descriptor, select.POLLOUT if one.kind == s.SOCK_STREAM else select.POLLIN)
-    while waiting:
-        left = until - time.monotonic()
-        if left <= 0 and any(one.answer and one.answer[0] in REFUSALS for one in tries):
-            # to judge a refusal the controls must be known, and they are slower than the rest only in a busy machine
-            left = PATIENCE + left if any(one.answer is None for one in tries[: len(CONTROLS)]) else 0
-        if left <= 0:
-            break
-        for descriptor, _ in poller.poll(left * 1000):
-            if waiting[descriptor].look(mine):
+class Probing:
+    """Everything is tried when it is made; `finish` listens until `window` seconds after that. `words`: address and
+    port of each further TCP target."""
+
+    def __init__(self, window: float, words: Sequence[str]) -> None:
+        self.tries, self.mine = everything([(words[at], int(words[at + 1])) for at in range(0, len(words), 2)])
+        self.window, self.until = window, time.monotonic() + window
+
+    def finish(self) -> str:
+        """A line for each target."""
+        self.listen()
+        controls = [one.answer[0] if one.answer else "" for one in self.tries[: len(CONTROLS)]]
+        told = []
+        for one in self.tries:
+            sort, text = one.answer or ("silence", f"silence for {self.window:g} s")
+            fenced = sort in REFUSALS and all(control == sort for control in controls)
+            if fenced:
+                text += ", by the fence: addresses at which nothing is are refused as well"
+            told.append(f"{one.name}\t{int(sort == 'yes' or (sort in REFUSALS and not fenced))}\t{text}\n")
+        return "".join(told)
+
+    def listen(self) -> None:
+        tries = self.tries
+        waiting = {one.sock.fileno(): one for one in tries if one.answer is None}
+        poller = select.poll()
+        for descriptor, one in waiting.items():
+            poller.register(descriptor, select.POLLOUT if one.kind == s.SOCK_STREAM else select.POLLIN)
+        while waiting:
+            left = self.until - time.monotonic()
+            if left <= 0 and any(one.answer and one.answer[0] in REFUSALS for one in tries):
+                # to judge a refusal the controls must be known, and they are slower than the rest only in a busy
+                # machine
+                left = PATIENCE + left if any(one.answer is None for one in tries[: len(CONTROLS)]) else 0
+            if left <= 0:
+                # what has come while something else was done here is heard too
+                self.hear(poller, waiting, 0)
+                break
+            self.hear(poller, waiting, left)
+
+    def hear(self, poller: select.poll, waiting: dict[int, Try], seconds: float) -> None:
+        for descriptor, _ in poller.poll(seconds * 1000):
+            if waiting[descriptor].look(self.mine):
                 poller.unregister(descriptor)
                 del waiting[descriptor]
-    controls = [one.answer[0] if one.answer else "" for one in tries[: len(CONTROLS)]]
-    for one in tries:
-        sort, text = one.answer or ("silence", f"silence for {window:g} s")
-        fenced = sort in REFUSALS and all(control == sort for control in controls)
-        if fenced:
-            text += ", by the fence: addresses at which nothing is are refused as well"
-        print(f"{one.name}\t{int(sort == 'yes' or (sort in REFUSALS and not fenced))}\t{text}")
 
 
-main(float(sys.argv[2]), sys.argv[3:])
+if __name__ == "__main__":
+    print(Probing(float(sys.argv[2]), sys.argv[3:]).finish(), end="")

@@ -6,7 +6,9 @@ run=/run/mayfly-task group=/sys/fs/cgroup/system.slice/mayfly-task.service
     echo "code=$EXIT_CODE"
     echo "status=$EXIT_STATUS"
     [ -e "$run/launched" ] && echo launched=yes
-    [ -s /var/lib/mayfly-task/trace ] && echo traced=yes
+    while read -r line; do
+        echo "$line"
+    done <"$run/began"
     while read -r key value; do
         [ "$key" = oom_kill ] && echo "oom_kill=$value"
     done <"$group/memory.events"
@@ -14,7 +16,7 @@ run=/run/mayfly-task group=/sys/fs/cgroup/system.slice/mayfly-task.service
     while read -r key value; do
         [ "$key" = usage_usec ] && echo "cpu_usec=$value"
     done <"$group/cpu.stat"
-    # "timeout" is said both of a process that ran too long and of one whose children would not go when it had ended
-    [ "$SERVICE_RESULT" = timeout ] && systemctl show mayfly-task -p ExecMainStartTimestampMonotonic,ExecMainExitTimestampMonotonic
+    # its time was over; or it had ended by itself, just before
+    [ -e "$run/expired" ] && echo expired=yes && systemctl show mayfly-task -p ExecMainExitTimestampMonotonic
     echo end
 } >"$run/exit" 2>/dev/null

@@ -40,7 +40,7 @@ async def never(guest: SimulatedGuest, session: _Session) -> None:
 class SimulatedGuest:
     """One guest that listens. `close` is idempotent and may be called from any thread, as may the others.
 
-    asked: the verbs of the requests so far, in order.
+    asked: the verbs of the requests so far, in order; and "mayfly-start" for each message that starts its process.
     """
 
     def __init__(
@@ -97,7 +97,7 @@ class SimulatedGuest:
                 serving.cancel()
 
     async def _serve(self, session: _Session) -> None:
-        first, _, rest = (session.command or "").partition("\n")
+        first = (session.command or "").partition("\n")[0]
         words = shlex.split(first)[2:]
         self.asked += words[:1]
         serving = asyncio.current_task()
@@ -113,9 +113,8 @@ class SimulatedGuest:
                     session.stdout.write(self._probes().encode())
                 case ["mayfly-stage-in"]:
                     await take_inputs(session)
-                case ["mayfly-start", token, timeout, grace, memory, _tasks, limit]:
-                    if await self._start(session, token, float(timeout), float(grace), int(memory), _launched(rest)):
-                        await self._attend(session, token, [0, 0, 0], int(limit))
+                case ["mayfly-arm", _grace, _memory, _tasks, window, *_]:
+                    await self._arm(session, window != "-")
                 case ["mayfly-look", token]:
                     session.stdout.write(self._look(token).encode())
                 case ["mayfly-attend", token, out, err, trace, limit]:
@@ -160,19 +159,34 @@ class SimulatedGuest:
         out = any(nic.outbound for nic in self._spec.nics)
         return "".join(f"{target}\t{int(out)}\t{'connected' if out else 'silence for 0.3 s'}\n" for target in targets)
 
-    async def _start(
-        self, session: _Session, token: str, limit: float, grace: float, memory: int, argv: list[str]
-    ) -> bool:
-        if self._token and token != self._token:
-            session.stdout.write(b"refused\n")
-            return False
-        if not self._token:
-            self._token = token
-            self._scenario = Scenario(
-                argv, limit, grace, memory, drop=self._network.drop, power_off=self._power_off, note=self._note
+    async def _arm(self, session: _Session, tell: bool) -> None:
+        frames = Frames(session, self._network.flowing)
+        if tell:
+            await frames.send(b"i", self.facts().encode())
+            await frames.send(b"p", self._probes().encode())
+        await frames.send(b"a", b"used" if self._token else b"armed")
+        while words := (await session.stdin.readline()).split():
+            if words[0] == b"ping":
+                await frames.send(b"a", b"pong")
+                continue
+            self.asked.append("mayfly-start")
+            token, timeout, grace, memory, _tasks, limit, launch = (
+                (await session.stdin.readexactly(int(words[1]))).decode(errors="surrogateescape").split("\0", 6)
             )
-        session.stdout.write(b"started\n")
-        return True
+            if self._token and token != self._token:
+                await frames.send(b"a", b"refused")
+                return
+            if not self._token:
+                self._start(token, float(timeout), float(grace), int(memory), _launched(launch))
+            await frames.send(b"a", b"started")
+            await self._attend(session, token, [0, 0, 0], int(limit))
+            return
+
+    def _start(self, token: str, limit: float, grace: float, memory: int, argv: list[str]) -> None:
+        self._token = token
+        self._scenario = Scenario(
+            argv, limit, grace, memory, drop=self._network.drop, power_off=self._power_off, note=self._note
+        )
 
     def _note(self, event: str, details: Mapping[str, Any]) -> None:
         if self._runs:
@@ -230,15 +244,13 @@ def start_guest(
     return guest
 
 
-def _launched(rest: str) -> list[str]:
-    """The argv in a start request: behind `env -i NAME=VALUE…` in the variable `launch`."""
-    words = shlex.shlex(rest, posix=True, punctuation_chars=False)
-    words.whitespace_split = True
-    words.commenters = ""
-    launch = words.get_token() or ""
-    argv = shlex.split(launch.removeprefix("launch=").rpartition("\nexec ")[2])
-    argv = argv[argv.index("-i", argv.index("env")) + 1 :]
-    return argv[next((at for at, word in enumerate(argv) if "=" not in word), len(argv)) :]
+def _launched(launch: str) -> list[str]:
+    """The argv in the text that a launcher is to do: behind `set --`, and `env -i NAME=VALUE…` if it has that."""
+    words = shlex.split(launch)
+    argv = words[words.index("set") + 2 :]
+    if argv[:2] != ["/usr/bin/env", "-i"]:
+        return argv
+    return argv[next((at for at, word in enumerate(argv) if at > 1 and "=" not in word), len(argv)) :]
 
 
 _loop = SharedLoop()

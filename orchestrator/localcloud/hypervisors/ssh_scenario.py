@@ -102,8 +102,9 @@ class Scenario:
             clock.cancel()
         how = f"exited with {end.status}" if end.code == "exited" else f"killed by SIG{end.status}"
         self._write(2, f"1 1700000001.000000 +++ {how} +++\n")
-        result = "timeout" if self._expired else "oom-kill" if end.oom else "success"
+        result = "oom-kill" if end.oom else "success"
         lines = [f"result={result}", f"code={end.code}", f"status={end.status}", "launched=yes", "traced=yes"]
+        lines += ["expired=yes"] if self._expired else []
         lines += [f"oom_kill={int(end.oom)}", f"memory_peak={self._memory if end.oom else 1 << 20}", "cpu_usec=1000"]
         self.record = "\n".join(lines) + "\n"
         self._note("ended", {"record": dict(line.split("=", 1) for line in lines)})

@@ -1,0 +1,178 @@
+"""Makes the machine ready: tells what it is, tries its seal, and arms the unit, all at once; then becomes the attendant
+of the process that is started in it.
+
+Words: seconds of grace, bytes of memory, tasks; seconds to listen for what answers the probes, or "-" for neither facts
+nor probes; address and port of each further target of the probes. Environment: LAUNCHER, what the unit runs; RECORD,
+what it runs when it is over.
+
+Armed is the unit with its limits, namespaces and tracer, its launcher waiting for what to run. Writes frames:
+
+    i  the facts       p  the probes
+    a  an answer: "armed"; "used", it has had its process; "gone", it has restarted since it was armed; "failed" and why
+
+Reads "ping", answered by the frame a "pong"; or "start LENGTH", which LENGTH bytes follow, parted by NULs: token,
+time-out, grace, bytes of memory, tasks, bytes of each stream to send, the text to run. That is answered as `start` says
+and what follows is the attendant's, see `attend`. When its input ends, it ends; the unit stays armed.
+"""
+# ruff: noqa: PTH101, PTH103, PTH108, PTH110, PTH116, PTH208
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import sys
+import time
+
+from orchestrator.guest.scripts.attend import serve
+from orchestrator.guest.scripts.facts import facts
+from orchestrator.guest.scripts.follow import follow
+from orchestrator.guest.scripts.frames import send
+from orchestrator.guest.scripts.keep import keep
+from orchestrator.guest.scripts.place import LOGS, RUN, UNIT, read_file, restarted, write_file
+from orchestrator.guest.scripts.probe import Probing
+from orchestrator.guest.scripts.start import Lock, start
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:  # to load typing takes too long in an emulated machine
+    from typing import Any
+
+PATIENCE_SECONDS = 50.0
+ROOM = "64M"
+"""Of the disk, which the process cannot take away: a full disk must not end the trace, as strace (-A) writes there."""
+
+PROPERTIES = (
+    "StandardInput=null", "StandardOutput=null", "StandardError=null", "UMask=0022", "IgnoreSIGPIPE=no",
+    "PrivateNetwork=yes", "NoNewPrivileges=yes", "PrivateTmp=yes", "ProtectSystem=strict", "ProtectProc=invisible",
+    f"ReadWritePaths=/task/out /task/tmp {RUN} {LOGS}", "InaccessiblePaths=-/run/dbus", "LimitCORE=0",
+    "CPUAccounting=yes", "MemoryAccounting=yes", "MemorySwapMax=0", "OOMPolicy=stop", "KillMode=control-group",
+    f"ExecStopPost=+/bin/sh {RUN}/record",
+)  # fmt: skip
+
+
+class Arming:
+    """One unit being armed: `begin`, anything else, `finish`."""
+
+    def __init__(self, grace: str, memory: str, tasks: str) -> None:
+        self.properties = [*PROPERTIES, f"TimeoutStopSec={grace}", f"MemoryMax={memory}", f"TasksMax={tasks}"]
+        self.launcher = os.environ["LAUNCHER"].encode(errors="surrogateescape")
+        self.record = os.environ["RECORD"].encode()
+        self.purpose = f"grace {grace}\n".encode() + self.launcher + self.record
+        self.running: list[int] = []
+
+    def begin(self) -> None:
+        if os.path.exists(RUN + "/launcher"):
+            disarm()
+        write_file(RUN + "/launcher", self.launcher)
+        write_file(RUN + "/record", self.record)
+        write_file(RUN + "/launch", b"")
+        for name, mode in (("stdout", 0o622), ("stderr", 0o622), ("go", 0o600), ("ready", 0o622), ("timer", 0o600)):
+            os.mkfifo(f"{RUN}/{name}")
+            os.chmod(f"{RUN}/{name}", mode)
+        os.chmod(RUN + "/launch", 0o644)
+        keep()
+        self.ready = os.open(RUN + "/ready", os.O_RDONLY | os.O_NONBLOCK)
+        write_file(LOGS + "/trace", b"")
+        self.running.append(spawn("fallocate", "--keep-size", "--length", ROOM, LOGS + "/trace"))
+        words = [word for each in self.properties for word in ("-p", each)]
+        self.systemd = spawn(
+            "systemd-run", "--quiet", "--collect", f"--unit={UNIT}", "--service-type=exec",
+            "--working-directory=/task/out", *words, "/bin/sh", RUN + "/launcher",
+        )  # fmt: skip
+        # Whatever happens to the machine from here on, it will know that it was armed, and so a process may have run in
+        # it. All is written: the file alone would lose its name, for our images have no journal.
+        write_file(LOGS + "/mark", b"")
+        os.sync()
+
+    def finish(self) -> str:
+        until = time.monotonic() + PATIENCE_SECONDS
+        if os.waitstatus_to_exitcode(os.waitpid(self.systemd, 0)[1]) != 0:
+            return f"failed systemd would not: {said()}"
+        for process in self.running:
+            os.waitpid(process, 0)
+        select.select([self.ready], [], [], max(0.0, until - time.monotonic()))
+        try:
+            if not os.read(self.ready, 16):
+                return f"failed strace would not: {read_file(LOGS + '/stderr')[-2000:].decode(errors='replace')}"
+        except BlockingIOError:
+            return f"failed the launcher was not there within {PATIENCE_SECONDS:g} s"
+        finally:
+            os.close(self.ready)
+        write_file(RUN + "/before", b"%d" % os.stat(LOGS + "/trace").st_size)
+        write_file(RUN + "/armed", self.purpose)
+        return "armed"
+
+
+def spawn(*words: str) -> int:
+    """Start a program; what it says goes to a file."""
+    to = (os.POSIX_SPAWN_OPEN, 2, RUN + "/said", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    return os.posix_spawnp(words[0], words, os.environ, file_actions=[to, (os.POSIX_SPAWN_DUP2, 2, 1)])
+
+
+def said() -> str:
+    return read_file(RUN + "/said")[-2000:].decode(errors="replace").strip()
+
+
+def disarm() -> None:
+    """To be armed anew: for something else, or because it was not done."""
+    keeper = read_file(RUN + "/keeper")
+    if keeper:
+        try:  # noqa: SIM105
+            os.kill(int(keeper), signal.SIGKILL)
+        except ProcessLookupError:
+            pass
+    os.waitpid(spawn("systemctl", "stop", UNIT), 0)
+    for name in os.listdir(RUN):
+        if name not in ("lock", "token"):
+            os.unlink(f"{RUN}/{name}")
+
+
+def make_ready(arming: Arming, probing: Probing | None) -> str:
+    """Arm the unit, unless it is; meanwhile send what is found out. Returns the answer."""
+    if restarted():
+        tell(probing)
+        return "gone"
+    os.umask(0o077)
+    for folder in (RUN, LOGS):
+        os.makedirs(folder, exist_ok=True)
+    with Lock():
+        used, armed = bool(read_file(RUN + "/token")), read_file(RUN + "/armed") == arming.purpose
+        if not used and not armed:
+            arming.begin()
+        tell(probing)
+        if used or armed:
+            return "used" if used else "armed"
+        return arming.finish()
+
+
+def tell(probing: Probing | None) -> None:
+    if probing:
+        send(b"i", facts().encode())
+        send(b"p", probing.finish().encode())
+
+
+def wait(requests: Any) -> None:
+    """For the message that starts the process, and follow it then."""
+    while words := requests.readline().split():
+        if words[0] == b"ping":
+            send(b"a", b"pong")
+            continue
+        token, seconds, grace, memory, tasks, limit, launch = requests.read(int(words[1])).split(b"\0", 6)
+        answer = start(token, float(seconds), float(grace), memory, tasks, launch)
+        send(b"a", answer.encode(errors="replace"))
+        if answer == "started":
+            follow(token.decode(), [0, 0, 0], int(limit))
+            serve(requests)
+        return
+
+
+def main(grace: str, memory: str, tasks: str, window: str, *extra: str) -> None:
+    probing = None if window == "-" else Probing(float(window), extra)
+    answer = make_ready(Arming(grace, memory, tasks), probing)
+    send(b"a", answer.encode(errors="replace"))
+    if answer in ("armed", "used"):
+        wait(os.fdopen(0, "rb"))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[2:])
