@@ -144,8 +144,11 @@ def stop_cloud(home: Path) -> bool:
 
 
 @asynccontextmanager
-async def open_cloud(settings: Settings, *, start: bool = False) -> AsyncIterator[Cloud]:
+async def open_cloud(
+    settings: Settings, *, start: bool = False, telemetry: Telemetry | None = None
+) -> AsyncIterator[Cloud]:
     """The OpenNebula that the environment names; else the local cloud of this home, started first if `start`.
+    telemetry: requests are counted there.
 
     Raises CloudUnreachable, CloudDenied, NotPossible.
     """
@@ -168,6 +171,7 @@ async def open_cloud(settings: Settings, *, start: bool = False) -> AsyncIterato
         read_session(settings.one_auth),
         events=events,
         events_once=not settings.one_zmq,
+        on_request=None if telemetry is None else telemetry.metrics.request,
     ) as cloud:
         await cloud.version()
         yield cloud
@@ -199,7 +203,7 @@ async def open_tools(
         if telemetry is None:
             telemetry = await opened.enter_async_context(open_telemetry(house))
         telemetry.metrics.pools = served
-        cloud = await opened.enter_async_context(open_cloud(house.settings, start=start_cloud))
+        cloud = await opened.enter_async_context(open_cloud(house.settings, start=start_cloud, telemetry=telemetry))
         us = registered(house.store, tuple(served) if serves else (), name=name)
         runner_id = await opened.enter_async_context(us)
         if serves:
@@ -257,11 +261,11 @@ async def open_upkeep(
 
     pools = dict(await read_pools())
     async with AsyncExitStack() as opened:
-        if cloud is None:
-            cloud = await opened.enter_async_context(open_cloud(house.settings))
         if telemetry is None:
             telemetry = await opened.enter_async_context(open_telemetry(house))
         telemetry.metrics.pools = pools
+        if cloud is None:
+            cloud = await opened.enter_async_context(open_cloud(house.settings, telemetry=telemetry))
         lease_seconds = house.settings.lease_seconds
         yield Upkeep(house.store, house.artifacts, cloud, pools, read_pools, lease_seconds, telemetry)
 

@@ -13,12 +13,14 @@ from orchestrator.bootstrap import load_pools, open_house
 from orchestrator.cli import output
 from orchestrator.cli.entry import perform
 from orchestrator.cli.follow import POLL_SECONDS, Output
+from orchestrator.cli.stage_bars import stage_bars
 from orchestrator.cli.submission import AsJson
 from orchestrator.domain.errors import InvalidPool
 from orchestrator.domain.pool import Pool
 from orchestrator.domain.task import TaskState
+from orchestrator.reports.stages import as_line
 from orchestrator.reports.task import report_of
-from orchestrator.reports.text import lines, standing_line
+from orchestrator.reports.text import sections, standing_line
 from orchestrator.reports.waiting import Line, is_canceling, standing_json
 from orchestrator.settings import Settings
 
@@ -93,7 +95,7 @@ async def _pools(settings: Settings) -> Mapping[str, Pool]:
 
 
 def show(task: TaskId, as_json: AsJson = False) -> None:
-    """A task's report: stages, seal, outputs, and the proof that its machine is gone."""
+    """A task's report: where the time went, seal, outputs, and the proof that its machine is gone."""
     settings = Settings.from_environment()
 
     async def work() -> None:
@@ -101,11 +103,18 @@ def show(task: TaskId, as_json: AsJson = False) -> None:
             row = await house.store.tasks.get(task)
             standing = await Line(house.store, await _pools(settings)).standing(row)
             report = await report_of(house.store, house.artifacts, row, standing=standing)
+            now = house.store.clock.now()
         if as_json:
             output.as_json(report)
             return
-        for line in lines(report):
-            output.say(output.printable(line))
+        for each in sections(report):
+            if isinstance(each, str):
+                output.say(output.printable(each))
+            elif output.out.is_terminal:
+                output.out.print(stage_bars(each, now))
+            else:
+                for part in each:
+                    output.say(as_line(part, now))
 
     perform(work())
 

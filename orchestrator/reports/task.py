@@ -88,7 +88,12 @@ def _attempt(
         "requeued": end is not None and end.kind == EventKind.TASK_REQUEUED,
         "host": attempt.host,
         "stages": [
-            {"stage": stage, "started_at": start, "seconds": None if end is None else (end - start).total_seconds()}
+            {
+                "stage": stage,
+                "started_at": start,
+                "ended_at": end,
+                "seconds": None if end is None else (end - start).total_seconds(),
+            }
             for stage, (start, end) in attempt.timings.items()
         ],
         "outcome": None if outcome is None else {"kind": type(outcome).__name__, **dataclasses.asdict(outcome)},

@@ -3,14 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from datetime import datetime
 from typing import Any
 
 from orchestrator.domain.task import Delivery
+from orchestrator.reports.stages import Part, as_line, parts_of, waiting
 from orchestrator.reports.task import Report
 
 
-def lines(report: Report) -> Iterator[str]:
-    """The report, a line at a time. Text in it may come from a guest: whoever prints it makes it printable."""
+def lines(report: Report, now: datetime | None = None) -> Iterator[str]:
+    """The report, a line at a time. Text in it may come from a guest: whoever prints it makes it printable. now: what
+    goes on is told with how long it has taken until then."""
+    for each in sections(report):
+        if isinstance(each, str):
+            yield each
+        else:
+            yield from (as_line(part, now) for part in each)
+
+
+def sections(report: Report) -> Iterator[str | tuple[Part, ...]]:
+    """As `lines`, but where the time went is left to be drawn."""
     name = f" ({report['name']})" if report["name"] else ""
     yield f"task      {report['id']}{name}"
     canceling = ", canceling" if report["canceling"] else ""
@@ -31,6 +43,9 @@ def lines(report: Report) -> Iterator[str]:
     for attempt in report["attempts"]:
         yield ""
         yield from _attempt_lines(attempt)
+    if wait := waiting(report):
+        yield ""
+        yield (wait,)
     for note in report["notes"]:
         yield f"note      {note['message']}"
 
@@ -69,12 +84,10 @@ def _terms(report: Report) -> Iterator[str]:
         yield "tried again also when the process ends badly"
 
 
-def _attempt_lines(attempt: dict[str, Any]) -> Iterator[str]:
+def _attempt_lines(attempt: dict[str, Any]) -> Iterator[str | tuple[Part, ...]]:
     why = f": {attempt['message']}" if attempt["message"] else ""
     yield f"attempt {attempt['number']}" + (" (tried again)" if attempt["requeued"] else "") + why
-    for stage in attempt["stages"]:
-        seconds = "…" if stage["seconds"] is None else f"{stage['seconds']:7.2f} s"
-        yield f"  {stage['stage']:<14}{seconds}"
+    yield tuple(parts_of(attempt))
     if attempt["cpu_seconds"] is not None:
         peak = attempt["memory_peak_bytes"]
         yield f"  used          {attempt['cpu_seconds']:.2f} s of CPU" + (

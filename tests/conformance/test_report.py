@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -10,12 +11,12 @@ from orchestrator.artifacts import Artifacts
 from orchestrator.decide.waiting import Waiting
 from orchestrator.domain.outcome import Reason, stopped
 from orchestrator.domain.pool import Pool
-from orchestrator.domain.task import TaskSpec, TaskState
+from orchestrator.domain.task import Stage, TaskSpec, TaskState
 from orchestrator.domain.vm import VmState
 from orchestrator.reports.task import Report, report_of
 from orchestrator.reports.text import lines
 from orchestrator.reports.waiting import Line, Standing
-from orchestrator.store import Claim, Finished, Requeued, Store, TaskRow, VmMoved, VmRequest
+from orchestrator.store import Claim, Finished, Requeued, StageEntered, Store, TaskRow, VmMoved, VmRequest
 from tests.conformance.queueing import register, submit
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
@@ -113,3 +114,40 @@ async def submitted_and_claimed(store: Store, task: TaskRow | None = None) -> tu
     limits = {"max_vms": {"p": 9}, "lease_seconds": 60.0, "deadline": lambda _: now + timedelta(hours=1)}
     [claim] = await store.tasks.claim(runner.id, {"p": 1}, now=now, only=task.id, **limits)
     return task, claim
+
+
+async def test_where_the_time_went_in_several_attempts(tmp_path: Path) -> None:
+    async with await Store.open(f"sqlite+aiosqlite:///{tmp_path / 'mayfly.db'}") as store:
+        artifacts = Artifacts(tmp_path / "artifacts")
+        task = await submit(store, TaskSpec(pool="p", command=("true",)), now=store.clock.now())
+
+        async def shown(in_seconds: float) -> list[str]:
+            """The lines that tell where the time went, as somebody sees them so much later."""
+            report = await report_of(store, artifacts, await store.tasks.get(task.id))
+            now = store.clock.now() + timedelta(seconds=in_seconds)
+            return [line for line in lines(report, now) if line.startswith(("attempt", "  ")) and "B" not in line]
+
+        [wait] = await shown(3600)
+        assert re.fullmatch(r"  QUEUED +36\d\d\.\d\d s …", wait)
+        _, first = await submitted_and_claimed(store, task)
+        for stage in (Stage.PROVISIONING, Stage.CONNECTING):
+            assert await store.tasks.enter_stage(StageEntered(first.lease, stage), now=store.clock.now())
+        head, queued, *stages = await shown(100)
+        assert (head, queued.split()[0]) == ("attempt 1", "QUEUED")
+        assert [line.split()[0] for line in stages if "CLAIMED" not in line] == ["PROVISIONING", "CONNECTING"]
+        assert re.fullmatch(r"  CONNECTING +1\d\d\.\d\d s …", stages[-1])
+        now = store.clock.now()
+        again = Requeued(first.lease, Reason.UNREACHABLE, "no SSH", not_before=None, deadline_at=now + timedelta(1))
+        assert await store.tasks.requeue(again, now=now)
+        assert (await shown(50))[-1].startswith("  QUEUED") and (await shown(50))[-1].endswith("…")
+        _, second = await submitted_and_claimed(store, task)  # and this one has a ready machine
+        assert await store.tasks.enter_stage(StageEntered(second.lease, Stage.STAGING_IN), now=store.clock.now())
+        assert await store.tasks.finish(Finished(second.lease, TaskState.FINISHED), now=store.clock.now())
+        told = await shown(100)
+        assert not [line for line in told if line.endswith("…")]
+        of_second = told[told.index("attempt 2") :]
+        assert [line.split()[0] for line in of_second if "CLAIMED" not in line] == ["attempt", "QUEUED", "STAGING_IN"]
+        report = await report_of(store, artifacts, await store.tasks.get(task.id))
+        requeued, last = report["attempts"]
+        assert requeued["queued_at"] == report["submitted_at"]
+        assert last["queued_at"] == requeued["finished_at"]
