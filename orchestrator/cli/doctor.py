@@ -7,7 +7,8 @@ import shutil
 import sys
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import asdict, dataclass
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING
 
 from orchestrator import bootstrap
 from orchestrator.cli import output
@@ -16,11 +17,16 @@ from orchestrator.cli.submission import AsJson
 from orchestrator.decide.admission import stalled
 from orchestrator.domain.errors import MayflyError, NotFound
 from orchestrator.localcloud.hypervisors import acceleration
-from orchestrator.scheduler.leader import NAME
+from orchestrator.scheduler.leader import LEADER_SECONDS, NAME
 from orchestrator.settings import Settings
 from orchestrator.store import QueueRow, Store
 
+if TYPE_CHECKING:
+    from orchestrator.opennebula import Cloud
+
 FREE_BYTES = 4 * 2**30
+EVENTS_SECONDS = 3.0
+_LONG_AGO = datetime(1971, 1, 1, tzinfo=UTC)
 PROGRAMS = {
     "qemu-system-x86_64": "qemu-system-x86",
     "qemu-img": "qemu-utils",
@@ -32,12 +38,14 @@ PROGRAMS = {
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One requirement: `met`, what was seen, and what to do if it is not met."""
+    """One requirement: `met`, what was seen, and what to do if it is not met. `advice`: it is met, and could be better
+    if that was done."""
 
     requirement: str
     met: bool
     seen: str
     hint: str = ""
+    advice: str = ""
 
 
 def doctor(as_json: AsJson = False) -> None:
@@ -49,8 +57,8 @@ def doctor(as_json: AsJson = False) -> None:
     else:
         for each in findings:
             mark = "ok " if each.met else "NO "
-            hint = f"  → {each.hint}" if not each.met and each.hint else ""
-            output.say(f"{mark} {each.requirement}: {output.printable(each.seen)}{hint}")
+            do = each.advice if each.met else each.hint
+            output.say(f"{mark} {each.requirement}: {output.printable(each.seen)}{f'  → {do}' if do else ''}")
     raise SystemExit(0 if all(each.met for each in findings) else 1)
 
 
@@ -124,9 +132,15 @@ async def _scheduler(store: Store, now: datetime, waiting: int) -> Finding:
     leader = await store.leaders.get(NAME)
     if leader is None:
         return Finding("scheduler", not waiting, f"none leads, and {waiting} tasks wait", hint)
+    heard = leader.expires_at - timedelta(seconds=LEADER_SECONDS)
     if leader.expires_at > now:
-        return Finding("scheduler", True, f"{leader.holder} leads, in term {leader.term}")
-    return Finding("scheduler", not waiting, f"none leads, {leader.holder} was the last; {waiting} tasks wait", hint)
+        return Finding(
+            "scheduler", True, f"{leader.holder} leads, in term {leader.term}, heard {output.ago(heard, now)} ago"
+        )
+    last = "resigned" if heard <= _LONG_AGO else f"was heard {output.ago(heard, now)} ago"
+    return Finding(
+        "scheduler", not waiting, f"none leads, {leader.holder} was the last and {last}; {waiting} tasks wait", hint
+    )
 
 
 async def _runners(store: Store, now: datetime, waiting: Mapping[str, int]) -> list[Finding]:
@@ -160,6 +174,7 @@ async def _pools(settings: Settings) -> list[Finding]:
 async def _cloud(settings: Settings) -> list[Finding]:
     async with bootstrap.open_cloud(settings) as cloud:
         found = [Finding("cloud", True, f"OpenNebula {await cloud.version()} at {cloud.client.endpoint}")]
+        found += [await _placement(cloud), await _events(cloud)]
         if stall := stalled(await cloud.capacity()):
             found.append(Finding("OpenNebula's scheduler", False, stall, "restart it, or see its log on the front-end"))
         found += [
@@ -167,6 +182,34 @@ async def _cloud(settings: Settings) -> list[Finding]:
             for vm in await cloud.stuck()
         ]
         return found
+
+
+async def _placement(cloud: Cloud) -> Finding:
+    """Who gives a VM its host, and what it costs if it is OpenNebula's scheduler (measured on 7.2.0)."""
+    hosts = [host for host in await cloud.hosts() if host.usable]
+    if hosts and await cloud.administers():
+        count = f"{len(hosts)} hosts" if len(hosts) > 1 else "the one host"
+        return Finding("placement", True, f"Mayfly places VMs itself, on {count}")
+    may = "sees hosts, but is not of the group oneadmin" if hosts else "sees no host"
+    return Finding(
+        "placement",
+        True,
+        f"this account {may}: OpenNebula's scheduler places VMs, a lone one after 10 to 15 s by default",
+        advice="give Mayfly an account of the group oneadmin, or set SCHED_MAX_WND_TIME to 1 in oned.conf",
+    )
+
+
+async def _events(cloud: Cloud) -> Finding:
+    if cloud.events_address is None:
+        return Finding("events", True, "not asked for: VMs are looked at 4 times a second", advice="unset ONE_ZMQ")
+    if await cloud.events_come(EVENTS_SECONDS):
+        return Finding("events", True, f"OpenNebula's come from {cloud.events_address}")
+    return Finding(
+        "events",
+        True,
+        f"nobody answers at {cloud.events_address}: VMs are looked at 4 times a second instead",
+        advice="let HM_MAD in oned.conf publish at an address that only this machine can reach, and set ONE_ZMQ",
+    )
 
 
 async def _images(settings: Settings) -> list[Finding]:

@@ -206,6 +206,11 @@ class Cloud:
         pool = await self.client.ask("hostpool.info")
         return [Host.read(host) for host in pool.HOST]
 
+    async def administers(self) -> bool:
+        """Whether the account is of OpenNebula's group `oneadmin`, which may place VMs, and recover them."""
+        user = await self.client.ask("user.info", -1)
+        return 0 in {int(user.GID), *(int(group) for group in user.GROUPS.ID)}
+
     async def _recent_hosts(self) -> tuple[list[Host], float]:
         return await self._kept_hosts.get(None)
 

@@ -22,6 +22,8 @@ from orchestrator.opennebula.transport import NeverSent
 log = logging.getLogger(__name__)
 
 _LOOK_AGAIN_SECONDS = 0.5
+_DENIED_SECONDS = 600.0
+"""For how long an account that may not place a VM, though it sees hosts, does not try to again."""
 _REMEMBERED = 1000
 """So many VMs made are remembered until a reading shows them: far more than can be made in the seconds until then."""
 
@@ -47,10 +49,11 @@ class Maker:
         self._placements = Placements()
         self._made: deque[tuple[float, dict[QuotaOf, int]]] = deque(maxlen=_REMEMBERED)
         self._one_at_a_time = asyncio.Lock()
+        self._denied_until = float("-inf")
 
     async def make(self, template_id: int, request: VmRequest, network: Network) -> int:
         """See `Cloud.instantiate`."""
-        places = bool((await self._hosts())[0])
+        places = bool((await self._hosts())[0]) and time.monotonic() >= self._denied_until
         if not places and self.avoiding.wanted(request.avoid_hosts):
             vm_id = await self._avoiding(template_id, request, network)
         else:
@@ -171,6 +174,8 @@ class Maker:
                     if (await self._state_name(vm_id)) != "HOLD":
                         placement.happened = True  # a repeated call: the first one did it
                         return
+                    if type(error) is CloudDenied:
+                        self._denied_until = time.monotonic() + _DENIED_SECONDS
                     log.info("VM %d is left to OpenNebula's scheduler: %s", vm_id, error)
                 except CloudUnreachable:
                     placement.happened = True  # perhaps

@@ -70,7 +70,7 @@ async def until_running(
 
 async def until_gone(watch: Watch, vm_id: int) -> Sight:
     """See `Cloud.until_gone`."""
-    with watch.waiting(vm_id, urgent=False) as waiter:
+    with watch.waiting(vm_id, urgent=False, recent=True) as waiter:
         while True:
             if waiter.latest is not None:
                 sight = waiter.latest.sight

@@ -227,6 +227,18 @@ async def test_a_vm_that_may_not_be_placed_is_released_to_the_scheduler(server, 
     assert server.asked("one.vm.action") == [("release", 12)]
 
 
+async def test_an_account_that_may_not_place_tries_it_once(server, cloud):
+    server.answers["one.template.instantiate"].append([True, 12, 0])
+    server.answers["one.vm.deploy"].append([False, "Not authorized to perform ADMIN VM [12].", 512, -1, -1])
+    server.answers["one.vm.info"].append(recorded(115))  # HOLD
+    server.answers["one.vm.action"].append([True, 12, 0])
+    for _ in range(3):
+        await cloud.instantiate(0, REQUEST)
+    assert len(server.asked("one.vm.deploy")) == 1
+    assert [asked[2] for asked in server.asked("one.template.instantiate")] == [True, False, False]
+    assert server.asked("one.vm.action") == [("release", 12)]
+
+
 async def test_a_vm_that_fits_nowhere_is_released_to_the_scheduler(server, cloud):
     server.answers["one.template.instantiate"].append([True, 12, 0])
     server.answers["one.vm.action"].append([True, 12, 0])

@@ -5,13 +5,17 @@ import base64
 import logging
 import re
 import socket as sockets
+from collections import Counter
 
 import pytest
 import zmq
 
 from orchestrator.domain.errors import NotDestroyed, NotPossible
-from orchestrator.opennebula import Cloud, Phase, events_address
+from orchestrator.localcloud.hypervisors.simulated import SimulatedHypervisor
+from orchestrator.localcloud.server import LocalCloud
+from orchestrator.opennebula import Cloud, Phase, VmRequest, events_address
 from orchestrator.opennebula.events import EventStream, checked_address, read_key
+from tests.doors.test_opennebula_localcloud import base_image
 from tests.replay_server import ReplayServer, recorded
 
 WITHIN = 30
@@ -409,3 +413,116 @@ async def test_a_stream_that_goes_is_told_and_does_without(server, oned, caplog)
         server.answers["one.vm.action"].append([True, 0, 0])
         await gone
     assert caplog.text.count("come no more") == 1
+
+
+# -- against a whole cloud
+
+
+REQUEST = VmRequest("mayfly", 1, 256 * 2**20, "sealed", {}, {"MAYFLY_VM": "vm-1"})
+NO_HURRY = {"poll_seconds": 0.2, "tick_seconds": 1.0, "requests_per_second": 1000}
+
+
+class Far:
+    """A local cloud, a client of it that follows its events or does not, and what that asked."""
+
+    def __init__(self, running, cloud, asked):
+        self.running, self.cloud, self.asked = running, cloud, asked
+
+    async def live(self):
+        """One VM from its making to its end, watched in between; its requests that are no pool calls."""
+        version = await self.cloud.promoted("small")
+        before = Counter(self.asked)
+        vm_id = await self.cloud.instantiate(version.template_id, REQUEST)
+        assert (await self.cloud.wait_running(vm_id, within=WITHIN)).phase is Phase.RUNNING
+        watching = asyncio.create_task(self.cloud.until_gone(vm_id))
+        await asyncio.sleep(0)
+        await self.cloud.terminate(vm_id, within=WITHIN)
+        assert (await watching).phase in (Phase.DONE, Phase.OFF)
+        assert (await self.cloud.vm(vm_id)).phase is Phase.DONE
+        return [name for name in (Counter(self.asked) - before).elements() if "pool." not in name]
+
+
+@pytest.fixture(params=["events", "no events"])
+async def far(request, tmp_path):
+    hypervisor = SimulatedHypervisor()
+    asked = []
+    with LocalCloud(tmp_path / "cloud", hypervisor=hypervisor) as running:
+        events = running.events if request.param == "events" else None
+        async with Cloud(
+            running.url,
+            running.session,
+            events=events,
+            on_request=lambda method, result, seconds: asked.append(method),
+            **NO_HURRY,
+        ) as cloud:
+            await base_image(cloud, tmp_path)
+            yield Far(running, cloud, asked)
+        assert not hypervisor.machines()
+    hypervisor.close()
+
+
+async def test_a_vms_life_takes_few_requests(far):
+    """Three of ours; the fourth is the test's own look at what is left."""
+    for _ in range(3):
+        assert sorted(await far.live()) == ["template.instantiate", "vm.action", "vm.deploy", "vm.info"]
+
+
+async def test_an_account_that_may_not_place_asks_no_more(far):
+    far.running.inject({"kind": "fail", "method": "one.vm.deploy", "code": 512, "text": "Not authorized"})
+    asked = await far.live()
+    assert len(asked) - 1 <= 6, asked
+
+
+@pytest.mark.parametrize("far", ["events"], indirect=True)
+@pytest.mark.parametrize(
+    "fault",
+    [
+        {"kind": "lose_event", "method": "RUNNING"},
+        {"kind": "lose_event", "method": "DONE"},
+        {"kind": "lose_event", "method": "*"},
+        {"kind": "repeat_event", "method": "*"},
+        {"kind": "delay_event", "method": "*", "seconds": 0.7},
+        {"kind": "delay_event", "method": "RUNNING", "seconds": 1.5},
+    ],
+    ids=lambda fault: f"{fault['kind']}-{fault['method']}",
+)
+async def test_whatever_becomes_of_events_vms_live_and_end(far, fault):
+    await far.live()
+    far.running.inject(fault | {"times": 1000})
+    for _ in range(2):
+        await far.live()
+    far.running.faults.clear()
+    await far.live()
+
+
+@pytest.mark.parametrize("far", ["events"], indirect=True)
+async def test_events_are_relied_on_as_long_as_they_come(far, caplog):
+    caplog.set_level(logging.INFO, logger="orchestrator.opennebula")
+    watch = far.cloud._watch
+    await until_relied(far, watch)
+    far.running.inject({"kind": "lose_event", "method": "*", "times": 1000})
+    async with asyncio.timeout(WITHIN):
+        while watch.relies_on_events:
+            await far.live()
+    assert "an event of OpenNebula's is missing" in caplog.text
+    far.running.faults.clear()
+    await until_relied(far, watch)
+
+
+async def until_relied(far, watch):
+    async with asyncio.timeout(WITHIN):
+        while not watch.relies_on_events:
+            await far.live()
+
+
+@pytest.mark.parametrize("far", ["events"], indirect=True)
+async def test_a_tick_is_slower_while_events_come(far):
+    watch = far.cloud._watch
+    await until_relied(far, watch)
+    with watch.waiting(10**6, urgent=True):
+        assert watch._interval() == pytest.approx(1.0)
+        watch.stream.connected = False
+        assert watch._interval() == pytest.approx(0.2)
+        watch.stream.connected = True
+    with watch.waiting(10**6, urgent=False):
+        assert watch._interval() == pytest.approx(5.0)
