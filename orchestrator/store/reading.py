@@ -35,6 +35,9 @@ SELECT (SELECT count(*) FROM (
 FROM waits WHERE waits.frontend IS NOT NULL AND waits.frontend <> :own
 """)  # noqa: S608  made of our own words alone
 
+_IN_ORDER = (TASKS.c.pool, TASKS.c.priority, TASKS.c.frontend, TASKS.c.id)
+"""By which SQLite's planner finds the index of what is ready, and not that of what is QUEUED."""
+
 
 class Reading(Room):
     async def get(self, reference: str) -> TaskRow:
@@ -77,7 +80,7 @@ class Reading(Room):
         async with self._database.reading() as connection:
             counted = {}
             for pool in pools:
-                ready = select(literal(1)).where(READY, TASKS.c.pool == pool)
+                ready = select(literal(1)).where(READY, TASKS.c.pool == pool).order_by(*_IN_ORDER)
                 counted[pool] = (await connection.execute(_bounded(ready, up_to))).scalar_one()
             return counted
 
@@ -101,7 +104,7 @@ class Reading(Room):
             task = (await connection.execute(select(TASKS).where(READY, TASKS.c.id == task_id))).first()
             if task is None:
                 return None
-            queue = select(literal(1)).where(READY, TASKS.c.pool == task.pool)
+            queue = select(literal(1)).where(READY, TASKS.c.pool == task.pool).order_by(*_IN_ORDER)
             own = queue.where(TASKS.c.priority == task.priority, TASKS.c.frontend == task.frontend)
             higher = (await connection.execute(_bounded(queue.where(TASKS.c.priority > task.priority)))).scalar_one()
             own_before = (await connection.execute(_bounded(own.where(TASKS.c.id < task.id)))).scalar_one()

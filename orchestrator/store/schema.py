@@ -125,7 +125,8 @@ class Task(_Base, table=True):
         CheckConstraint(f"state IN {_over} OR deadline_at IS NOT NULL", name="deadline"),
         Index("ix_tasks_state_pool_id", "state", "pool", "id"),
         _partial("ix_tasks_ready", "pool", "priority", "frontend", "id", where=SQL_READY),
-        _partial("ix_tasks_pending", "not_before", where=SQL_PENDING),
+        # SQLite's planner takes it, and not the first one, because it begins with what that begins with.
+        _partial("ix_tasks_pending", "state", "not_before", where=SQL_PENDING),
         _partial("ix_tasks_held", "pool", "frontend", where=SQL_HELD),
         _partial("ix_tasks_held_by", "runner_id", where=SQL_HELD),
         _partial("ix_tasks_deadline_at", "deadline_at", where=SQL_OPEN),

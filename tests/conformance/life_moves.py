@@ -72,6 +72,8 @@ class Life:
         self.now = T0
         self.model = Model(POOLS)
         self.story = Story()
+        self.looked: datetime | None = None
+        """When upkeep let tasks in; None: since then something was done that it looks for only now and then."""
         self.leases: list[Lease] = []
         """All that were ever given."""
         self.clouds = 0
@@ -198,6 +200,8 @@ class Life:
         if did:
             self.model.tasks[task].go(TaskState.QUEUED)
             self.model.tasks[task].admitted = self.model.may_be_admitted(self.model.tasks[task], self.now)
+            if self.model.hopeless(self.model.tasks[task]):
+                self.looked = None
 
     def reject(self, task: str) -> None:
         """A runner finds that it can never run."""
@@ -241,6 +245,7 @@ class Life:
 
     def the_clock_jumps_back(self) -> None:
         self.now -= timedelta(seconds=100)
+        self.looked = None
         far = self.now + timedelta(seconds=2 * LEASE_SECONDS)
         late = [task for task in self.model.held() if task.expires is not None and task.expires > far]
         longest = 2 * LEASE_SECONDS
@@ -252,7 +257,9 @@ class Life:
         queued = [task for task in self.model.tasks.values() if task.state is TaskState.QUEUED and not task.admitted]
         lost = [task for task in queued if self.model.hopeless(task)]
         ready = [task for task in queued if task not in lost and self.model.may_be_admitted(task, self.now)]
-        self.run(self.store.tasks.admit(now=self.now))
+        moved = self.run(self.store.tasks.admit(now=self.now, since=self.looked))
+        self.looked = self.now
+        assert set(moved) == {task.id for task in (*lost, *ready)}
         for task in lost:
             task.go(TaskState.FAILED)
         for task in ready:

@@ -17,7 +17,7 @@ from orchestrator.domain.outcome import Reason, failed
 from orchestrator.domain.pool import Pool
 from orchestrator.domain.task import InputSpec, TaskSpec, TaskState, Terms
 from orchestrator.opennebula import Cloud
-from orchestrator.scheduler.admit import Admit
+from orchestrator.scheduler.admit import ALL_EVERY, Admit
 from orchestrator.scheduler.deadlines import Deadlines
 from orchestrator.scheduler.pools import Pools
 from orchestrator.scheduler.prune import Prune
@@ -89,6 +89,29 @@ async def test_admit_lets_in_what_depends_on_nothing_any_more(store: Store, upke
     assert second.id in line
     assert (await store.tasks.get(second.id)).admitted_at is not None
     assert await Admit(upkeep).run_once() == []
+
+
+async def test_admit_looks_at_what_has_changed_and_now_and_then_at_all(store: Store, upkeep: Upkeep) -> None:
+    chore = Admit(upkeep)
+    first, due = await submit(store), store.clock.now() + timedelta(seconds=0.2)
+    second = await submit(store, replace(SPEC, terms=Terms(depends_on=(first.id,))))
+    third = await submit(store, replace(SPEC, terms=Terms(not_before=due)))
+    assert await chore.run_once() == []
+    await end(store, await take(store))
+    async with asyncio.timeout(30):
+        lines = await chore.run_once()
+        while len(lines) < 2:
+            lines += await chore.run_once()
+    assert {line.split()[1] for line in lines} == {second.id, third.id}
+    # what a writer wrote late, of which its changes tell nothing
+    fourth = await submit(store, hold=True)
+    await store.tasks.depend(fourth.id, [(failed := await submit(store)).id], now=store.clock.now())
+    await store.tasks.request_cancel(failed.id, now=store.clock.now() - ALL_EVERY)
+    assert await store.tasks.release(fourth.id, now=store.clock.now())
+    assert await chore.run_once() == []
+    assert await chore.run_once() == []
+    [line] = await Admit(upkeep).run_once()
+    assert fourth.id in line
 
 
 async def test_admit_ends_what_depends_on_a_task_that_failed(store: Store, upkeep: Upkeep) -> None:

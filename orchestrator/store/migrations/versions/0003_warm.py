@@ -1,4 +1,5 @@
-"""How the launch of a VM went; queues that are drained, and since when their machines are to be new ones.
+"""How the launch of a VM went; queues that are drained, and since when their machines are to be new ones; an index that
+both planners take.
 
 As in those before, the words in the CHECKs are those of that day.
 """
@@ -17,8 +18,10 @@ LAUNCH = (
     "(launch IS NULL AND launch_at IS NULL) OR "
     "(launch IS NOT NULL AND launch IN ('ok', 'failed') AND launch_at IS NOT NULL)"
 )
+PENDING = "state = 'QUEUED' AND admitted_at IS NULL"
 SPARE = "task_id IS NULL"
 INDEXES = (
+    ("tasks", "ix_tasks_pending", ("state", "not_before"), PENDING),
     ("vms", "ix_vms_launch_at", ("launch_at",), "launch_at IS NOT NULL"),
     ("vms", "ix_vms_destroyed_at", ("destroyed_at",), f"{SPARE} AND destroyed_at IS NOT NULL"),
 )
@@ -39,15 +42,21 @@ def upgrade() -> None:
     with op.batch_alter_table("queues") as table:
         table.alter_column("drained_because", existing_type=sa.Text(), nullable=False)
         table.create_check_constraint(op.f("ck_queues_drained"), "drained_at IS NULL OR paused_at IS NOT NULL")
+    op.drop_index("ix_tasks_pending", table_name="tasks")
     for table_name, name, columns, where in INDEXES:
-        words = sa.text(where)
-        op.create_index(name, table_name, list(columns), unique=False, postgresql_where=words, sqlite_where=words)
+        _index(table_name, name, columns, where)
+
+
+def _index(table_name: str, name: str, columns: tuple[str, ...], where: str) -> None:
+    words = sa.text(where)
+    op.create_index(name, table_name, list(columns), unique=False, postgresql_where=words, sqlite_where=words)
 
 
 def downgrade() -> None:
     """What only this schema knows is lost: how launches went. A queue that is drained stays paused."""
     for table_name, name, *_ in reversed(INDEXES):
         op.drop_index(name, table_name=table_name)
+    _index("tasks", "ix_tasks_pending", ("not_before",), PENDING)
     with op.batch_alter_table("queues") as table:
         table.drop_constraint(op.f("ck_queues_drained"), type_="check")
         for column in ("rotated_at", "drained_because", "drained_at"):
