@@ -40,7 +40,7 @@ class Mayfly:
     def home(self) -> Path:
         return Path(self.environment["MAYFLY_HOME"])
 
-    def start(self, *words: str | Path, cwd: Path = ROOT) -> subprocess.Popen[str]:
+    def start(self, *words: str | Path, cwd: Path = ROOT, stdout: int = subprocess.PIPE) -> subprocess.Popen[str]:
         # As a shell starts what a person types: in the background SIGINT is ignored, and that is inherited.
         command = ["env", "--default-signal=INT", sys.executable, "-m", "orchestrator"]
         return subprocess.Popen(
@@ -48,7 +48,7 @@ class Mayfly:
             cwd=cwd,
             env={**os.environ, **self.environment},
             stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
+            stdout=stdout,
             stderr=subprocess.PIPE,
             text=True,
             errors="surrogateescape",
@@ -102,8 +102,9 @@ class TestCloud:
         return [vm.ID for vm in self.client().vmpool.info(-2, -1, -1, -1).VM]
 
     def processes(self) -> list[int]:
-        """The QEMU processes of this cloud, from the process table."""
-        return qemu_processes(self.home)
+        """The QEMU processes of this cloud's VMs, from the process table. A machine that a saved state is made of is no
+        VM."""
+        return qemu_processes(self.home / "cloud" / "vms")
 
 
 def qemu_processes(home: Path) -> list[int]:

@@ -13,7 +13,6 @@ from orchestrator.opennebula import Cloud
 from orchestrator.settings import LEASE_SECONDS
 from orchestrator.store import Store
 from orchestrator.telemetry import Telemetry
-from orchestrator.telemetry import Telemetry
 
 
 class Console(Protocol):
@@ -37,5 +36,4 @@ class Tools:
     console: Console
     forbidden: tuple[tuple[str, int], ...] = ()
     lease_seconds: float = LEASE_SECONDS
-    telemetry: Telemetry = field(default_factory=Telemetry)
     telemetry: Telemetry = field(default_factory=Telemetry)
