@@ -13,6 +13,7 @@ from orchestrator.domain.task import Stage
 from orchestrator.runner.ending import Ending
 from orchestrator.runner.machine import adopted, watched
 from orchestrator.runner.progress import Progress
+from orchestrator.runner.spare import Spare
 from orchestrator.runner.tools import Tools
 from orchestrator.runner.work import (
     boot,
@@ -25,25 +26,32 @@ from orchestrator.runner.work import (
     stage_in,
     stage_out,
     take_up,
+    taken,
 )
 
 
-async def run_attempt(tools: Tools, progress: Progress, *, alone: bool) -> Verdict | None:
+async def run_attempt(tools: Tools, progress: Progress, spare: Spare | None = None, *, alone: bool) -> Verdict | None:
     """Run one attempt and write its verdict. None: it goes back to the queue, or is another's to end.
 
     A job's end is a value; only the platform's failures arrive as exceptions, and each becomes an end in `Ending`.
-    `alone`: nobody else may be there to go on with what is left.
+    `spare`: the ready machine that was taken with the task. `alone`: nobody else may be there to go on with what is
+    left.
     """
     async with Ending(tools, progress, alone=alone) as ending, AsyncExitStack() as around:
-        await progress.open_logs()
-        machine = await provision(progress, tools, ending.has)
-        await progress.during(Stage.PROVISIONING, boot(machine, progress, tools))
-        await around.enter_async_context(watched(machine, tools))
-        guest = await progress.during(Stage.CONNECTING, connect(machine, progress, tools))
-        around.push_async_callback(guest.close)
-        await progress.during(Stage.PREPARING, prepare(guest, progress))
-        await progress.during(Stage.SEALING, seal(guest, progress, tools))
-        await progress.during(Stage.STAGING_IN, stage_in(guest, progress, tools))
+        if spare is None:
+            await progress.open_logs()
+            machine = await provision(progress, tools, ending.has)
+            await progress.during(Stage.PROVISIONING, boot(machine, progress, tools))
+            await around.enter_async_context(watched(machine, tools))
+            guest = await progress.during(Stage.CONNECTING, connect(machine, progress, tools))
+            around.push_async_callback(guest.close)
+            probes = await progress.during(Stage.PREPARING, prepare(guest, progress, tools))
+            await progress.during(Stage.SEALING, seal(probes, progress))
+        else:
+            guest = await around.enter_async_context(taken(spare, progress, ending.has))
+            await progress.open_logs()
+        if spare is None or progress.task.spec.inputs:
+            await progress.during(Stage.STAGING_IN, stage_in(guest, progress, tools))
         outcome = await progress.executing(execute(guest, progress))
         missing = await progress.staging_out(stage_out(guest, outcome, progress))
         ending.ended(outcome, missing)

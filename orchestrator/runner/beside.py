@@ -18,3 +18,15 @@ async def beside(work: Coroutine[Any, Any, None], name: str) -> AsyncIterator[No
         going.cancel()
         with suppress(asyncio.CancelledError):
             await going
+
+
+@asynccontextmanager
+async def meanwhile(work: Coroutine[Any, Any, None], name: str) -> AsyncIterator[None]:
+    """Run `work` beside the block, and see it to its end; it is given up when the block fails."""
+    going = asyncio.create_task(work, name=name)
+    try:
+        yield
+        await going
+    finally:
+        going.cancel()
+        await asyncio.gather(going, return_exceptions=True)

@@ -90,6 +90,7 @@ class Ending:
         if isinstance(error, asyncio.CancelledError):
             with suppress(TimeoutError):
                 async with asyncio.timeout(AT_ONCE_SECONDS):
+                    await self._tell(error)
                     await self._bring_about(await self._when_stopped())
             return False
         if error is None or isinstance(error, Exception):
@@ -98,7 +99,14 @@ class Ending:
         return False
 
     async def _end(self, error: Exception | None) -> None:
+        await self._tell(error)
         await self._bring_about(await self._decide(error))
+
+    async def _tell(self, error: BaseException | None) -> None:
+        """Write down what waited for the process to run, which it may never have."""
+        await self._progress.write_down()
+        if error is not None:
+            await self._progress.launch_failed(error)
 
     async def _decide(self, error: Exception | None) -> _End:
         progress = self._progress

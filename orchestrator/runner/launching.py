@@ -8,15 +8,20 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Awaitable, Callable, Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import TypeVar
 
+from orchestrator.decide.quarantine import Quarantine
 from orchestrator.domain.errors import (
+    CloudDenied,
     CloudError,
     CloudUnreachable,
+    GuestError,
     MayflyError,
+    NotDestroyed,
     ProvisionFailed,
     Unreachable,
     UserError,
@@ -26,12 +31,13 @@ from orchestrator.domain.vm import VmState
 from orchestrator.guest import Guest
 from orchestrator.guest import connect as connect_guest
 from orchestrator.guest.keys import KeyPair, make_key
-from orchestrator.opennebula import ImageVersion
+from orchestrator.opennebula import ImageVersion, Sight
 from orchestrator.opennebula import VmRequest as CloudRequest
 from orchestrator.runner.lease import LeaseLost
 from orchestrator.runner.machine import DESTROY_SECONDS, Machine, close, move
 from orchestrator.runner.patience import back_off, persist, see_through
 from orchestrator.runner.tools import Tools
+from orchestrator.runner.versions import usable
 from orchestrator.store import Lease, VmRequest, VmRow
 
 MAKE_SECONDS = 10.0
@@ -45,38 +51,57 @@ _log = logging.getLogger(__name__)
 _T = TypeVar("_T")
 
 
-@dataclass(frozen=True, slots=True)
+class NoRoom(Exception):
+    """The pool has as many machines as it may have, counted by the database."""
+
+
+@dataclass(eq=False, slots=True)
 class Order:
-    """A machine that is wanted: for the attempt `lease`, else as a spare. `avoid`: hosts to take only for want of
-    another."""
+    """A machine that is wanted, and what has become of that: for the attempt `lease`, else as a spare. `avoid`: hosts
+    to take only for want of another. `max_vms`: a spare is one of so many. `vm_id`: its row's, once that is written;
+    `host`: where it is, once that is known; `seconds`: what it took until it was fit."""
 
     pool: Pool
     lease: Lease | None = None
     avoid: Collection[str] = ()
+    max_vms: int | None = None
+    vm_id: str = ""
+    host: str = ""
+    seconds: float | None = None
+    began: float = field(default_factory=time.monotonic)
 
     @property
     def whose(self) -> str:
         """For whom it is, as its key is called."""
         return "spare" if self.lease is None else f"{self.lease.task_id}.{self.lease.attempt}"
 
+    def is_fit(self) -> None:
+        """It was reached and checked."""
+        self.seconds = time.monotonic() - self.began
 
-async def image_for(pool: Pool, tools: Tools) -> ImageVersion:
-    """The version of the pool's base image that is used now. Raises CloudUnreachable, NotFound."""
-    return await _answered(lambda: tools.cloud.promoted(pool.image), within=pool.launch_timeout_seconds)
+
+async def image_for(pool: Pool, tools: Tools, aside: Quarantine) -> ImageVersion:
+    """The version of the pool's base image that a task gets now. Raises CloudUnreachable, NotFound."""
+    return (await _answered(lambda: usable(pool, tools, aside), within=pool.launch_timeout_seconds)).image
 
 
 async def ask_for(order: Order, image: ImageVersion, tools: Tools, has: Callable[[Machine], None]) -> Machine:
     """Ask for a fresh VM; return when OpenNebula has taken it on. `has` is told as soon as there is one. Not given up
-    in the middle: that would leave a VM. Raises LeaseLost when the order's attempt is not ours any more."""
+    in the middle: that would leave a VM. Raises LeaseLost when the order's attempt is not ours any more, NoRoom."""
     return await see_through(_make(order, image, tools, has), seconds=MAKE_SECONDS)
 
 
-async def boot(machine: Machine, pool: Pool, tools: Tools) -> None:
+async def boot(machine: Machine, order: Order, tools: Tools) -> None:
     """Wait until OpenNebula says RUNNING; it has an address then, at which nothing answers yet."""
-    until = _in(tools, pool.launch_timeout_seconds + pool.boot_timeout_seconds)
-    await move(machine, VmState.BOOTING, tools, until)
-    running = await tools.cloud.wait_running(machine.cloud_id, within=pool.launch_timeout_seconds)
-    machine.host = running.host or ""
+    pool = order.pool
+
+    def placed(sight: Sight) -> None:
+        machine.host = order.host = sight.host or machine.host
+
+    await move(machine, VmState.BOOTING, tools, _in(tools, pool.launch_timeout_seconds + pool.boot_timeout_seconds))
+    within = pool.launch_timeout_seconds
+    running = await tools.cloud.wait_running(machine.cloud_id, within=within, on_change=placed)
+    placed(running)
     if running.address is None:
         raise ProvisionFailed(f"VM {machine.cloud_id} has no NIC with an address: see the pool's network")
     machine.address = running.address
@@ -105,9 +130,41 @@ async def reach(machine: Machine, pool: Pool, tools: Tools, *, within: float) ->
     )
 
 
+def to_blame(failure: BaseException, order: Order) -> bool:
+    """Whether the image version or the host may be to blame for a launch that failed: not for what was refused to the
+    account, nor for what never came to a host."""
+    match failure:
+        case CloudUnreachable() | CloudDenied() | NotDestroyed():
+            return False
+        case ProvisionFailed():
+            return bool(order.host)
+        case CloudError() | GuestError():
+            return True
+        case _:
+            return False
+
+
+async def record(order: Order, tools: Tools, failure: BaseException | None = None) -> None:
+    """Count a launch, and write down how it went where that says something of image or host."""
+    seconds = time.monotonic() - order.began if order.seconds is None else order.seconds
+    tools.telemetry.metrics.launched(order.pool.name, order.pool.image, seconds, failure)
+    if order.vm_id and (failure is None or to_blame(failure, order)):
+        vms, clock = tools.store.vms, tools.store.clock
+        ok, message = failure is None, "" if failure is None else str(failure)
+        await persist(
+            lambda: vms.record_launch(
+                order.vm_id, ok=ok, message=message, seconds=seconds, host=order.host, now=clock.now()
+            ),
+            "how the launch went",
+        )
+        if failure is not None:
+            tools.launches.forget()
+
+
 async def _make(order: Order, image: ImageVersion, tools: Tools, has: Callable[[Machine], None]) -> Machine:
     key = make_key(order.whose)
     row = await _row_of(order, image, key, tools)
+    order.vm_id = row.id
     try:
         cloud_id = await tools.cloud.instantiate(image.template_id, _request(order, tools, row.id, key))
     except CloudUnreachable:
@@ -124,7 +181,7 @@ async def _make(order: Order, image: ImageVersion, tools: Tools, has: Callable[[
 
 
 async def _row_of(order: Order, image: ImageVersion, key: KeyPair, tools: Tools) -> VmRow:
-    vms, lease = tools.store.vms, order.lease
+    vms, clock, lease = tools.store.vms, tools.store.clock, order.lease
     wanted = VmRequest(
         pool=order.pool.name,
         image_version=image.template_name,
@@ -134,10 +191,12 @@ async def _row_of(order: Order, image: ImageVersion, key: KeyPair, tools: Tools)
         host_key=key.fingerprint,
         host_public_key=key.public,
     )
-    row = await persist(lambda: vms.request(wanted, now=tools.store.clock.now()), "the VM's row")
+    row = await persist(lambda: vms.request(wanted, now=clock.now(), max_vms=order.max_vms), "the VM's row")
     if row is not None:
         return row
-    rows = () if lease is None else await persist(lambda: vms.of_task(lease.task_id), "reading the VM's row")
+    if lease is None:
+        raise NoRoom
+    rows = await persist(lambda: vms.of_task(lease.task_id), "reading the VM's row")
     written = [row for row in rows if row.host_public_key == key.public and row.state is VmState.REQUESTED]
     if not written:
         raise LeaseLost

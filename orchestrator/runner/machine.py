@@ -73,18 +73,20 @@ async def move(
             raise LeaseLost
 
 
-async def destroy(machine: Machine, tools: Tools, *, because: str = "") -> bool:
+async def destroy(machine: Machine, tools: Tools, *, because: str = "", if_spare: bool = False) -> bool:
     """End the VM and close its row on proof. False: it is not gone yet, and upkeep goes on with it; or it is not ours
-    to end. Raises nothing that an outage makes."""
+    to end. if_spare: only if it is for no attempt. Raises nothing that an outage makes."""
     clock = tools.store.clock
     until = clock.now() + timedelta(seconds=DESTROY_SECONDS)
-    moved = VmMoved(machine.vm_id, VmState.DESTROYING, tools.runner_id, deadline_at=until, because=because)
+    moved = VmMoved(
+        machine.vm_id, VmState.DESTROYING, tools.runner_id, deadline_at=until, because=because, if_spare=if_spare
+    )
     if not await persist(lambda: tools.store.vms.move(moved, now=clock.now()), "the VM's end"):
         row = await persist(lambda: tools.store.vms.get(machine.vm_id), "reading the VM's row")
         if row is None or row.state is VmState.DESTROYED:
             return True
         if row.runner_id != tools.runner_id or row.state is not VmState.DESTROYING:
-            _log.warning("VM %d is another runner's now, and is left alone", machine.cloud_id)
+            _log.warning("VM %d is for somebody else now, and is left alone", machine.cloud_id)
             return False
     try:
         await tools.cloud.terminate(machine.cloud_id, within=DESTROY_SECONDS)

@@ -9,8 +9,10 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 
 from orchestrator.decide.admission import Capacity, Room, room_for
+from orchestrator.decide.periods import in_force
 from orchestrator.domain.errors import CloudError
 from orchestrator.domain.outcome import Reason
+from orchestrator.domain.pool import Pool
 from orchestrator.runner.tools import Tools
 
 TICK_SECONDS = 1.0
@@ -34,8 +36,12 @@ _log = logging.getLogger(__name__)
 class Placing:
     """One runner's view of the room there is, read from OpenNebula and the database, less what it took since."""
 
-    def __init__(self, tools: Tools) -> None:
+    def __init__(self, tools: Tools, news: asyncio.Event | None = None) -> None:
         self._tools = tools
+        self._news = news or asyncio.Event()
+        """Set when OpenNebula has answered what `at_hand` asked."""
+        self._reading = asyncio.Lock()
+        self._refreshing: asyncio.Task[None] | None = None
         self._asking: asyncio.Task[Capacity] | None = None
         self._read_at: float | None = None
         self._good_for = 0.0
@@ -52,9 +58,10 @@ class Placing:
         try:
             yield self
         finally:
-            if self._asking is not None:
-                self._asking.cancel()
-                await asyncio.gather(self._asking, return_exceptions=True)
+            left = [each for each in (self._asking, self._refreshing) if each is not None]
+            for each in left:
+                each.cancel()
+            await asyncio.gather(*left, return_exceptions=True)
 
     async def room(self, under_way: Mapping[str, int] | None = None) -> dict[str, int]:
         """How many more VMs of each pool can be placed; pools without room are left out, and their queues say why.
@@ -62,16 +69,42 @@ class Placing:
         under_way: VMs by pool that this runner is about to ask for, and that OpenNebula may not count yet.
         Raises what the database does.
         """
+        if self._stale():
+            await self._refresh(under_way or {})
+        await self.tell()
+        return self._counts()
+
+    def at_hand(self, under_way: Mapping[str, int]) -> dict[str, int] | None:
+        """The same without a wait, and nobody is told; None while OpenNebula is asked. Raises what the database did."""
+        asked = self._refreshing
+        if asked is not None and asked.done():
+            self._refreshing = None
+            asked.result()
+            return self._counts()
+        if not self._stale():
+            return self._counts()
+        if asked is None:
+            self._refreshing = asyncio.create_task(self._refresh(under_way), name="room")
+            self._refreshing.add_done_callback(lambda _: self._news.set())
+        return None
+
+    async def room_of(self, pool: Pool, under_way: Mapping[str, int]) -> Room:
+        """What there is for machines of one pool ahead of need, or why there is none. Raises what the database does."""
+        if self._stale():
+            await self._refresh(under_way)
+        return self._room(pool)
+
+    @property
+    def answered(self) -> bool:
+        """OpenNebula said what it has room for when it was asked last."""
+        return self._capacity is not None
+
+    async def tell(self) -> None:
+        """Let the queues say why nothing of them can be placed. Raises what the database does."""
         now = asyncio.get_running_loop().time()
-        if self._read_at is None or now - self._read_at >= self._good_for:
-            await self._read(under_way or {})
-            self._read_at, self._good_for = now, IDLE_SECONDS
-        rooms = {name: self._room(name) for name in self._tools.pools}
-        if any(room.count <= 0 for room in rooms.values()):
-            self._good_for = min(self._good_for, TICK_SECONDS)
+        rooms = {name: self._room(pool) for name, pool in self._tools.pools.items()}
         for name, room in rooms.items():
             await self._tell(name, room, now)
-        return {name: room.count for name, room in rooms.items() if room.count > 0}
 
     def took(self, pool: str) -> None:
         """A task of the pool was claimed: there is room for one less."""
@@ -85,10 +118,31 @@ class Placing:
         self._good_for = min(self._good_for, GIVEN_BACK_SECONDS)
 
     def good_for(self) -> float:
-        """In how many seconds it is worth asking again."""
+        """In how many seconds it is worth asking again; OpenNebula's answer may come sooner."""
+        if self._refreshing is not None and not self._refreshing.done():
+            return IDLE_SECONDS
+        return self._left()
+
+    def _left(self) -> float:
         if self._read_at is None:
             return 0.0
         return max(0.0, self._read_at + self._good_for - asyncio.get_running_loop().time())
+
+    def _stale(self) -> bool:
+        return self._left() <= 0
+
+    def _counts(self) -> dict[str, int]:
+        rooms = {name: self._room(pool) for name, pool in self._tools.pools.items()}
+        if any(room.count <= 0 for room in rooms.values()):
+            self._good_for = min(self._good_for, TICK_SECONDS)
+        return {name: room.count for name, room in rooms.items() if room.count > 0}
+
+    async def _refresh(self, under_way: Mapping[str, int]) -> None:
+        async with self._reading:
+            if self._stale():
+                began = asyncio.get_running_loop().time()
+                await self._read(under_way)
+                self._read_at, self._good_for = began, IDLE_SECONDS
 
     async def _read(self, under_way: Mapping[str, int]) -> None:
         self._open = Counter(await self._tools.store.vms.open_by_pool())
@@ -119,10 +173,11 @@ class Placing:
         asked, self._asking = self._asking, None
         return asked.result()
 
-    def _room(self, pool: str) -> Room:
+    def _room(self, pool: Pool) -> Room:
         if self._capacity is None:
             return Room(0, Reason.NO_CAPACITY, self._no_cloud)
-        return room_for(self._tools.pools[pool], self._capacity, open_vms=self._open[pool])
+        limited = in_force(pool, self._tools.store.clock.now())
+        return room_for(limited, self._capacity, open_vms=self._open[pool.name])
 
     async def _tell(self, pool: str, room: Room, now: float) -> None:
         reason = None if room.count > 0 else room.reason or Reason.NO_CAPACITY

@@ -17,6 +17,7 @@ from orchestrator.artifacts import AttemptLogs, WhenFull
 from orchestrator.domain.errors import NotFound, PlatformError
 from orchestrator.domain.outcome import Outcome, Reason, Usage, Verdict, stopped
 from orchestrator.domain.task import Stage, TaskState
+from orchestrator.runner.launching import Order, record
 from orchestrator.runner.lease import Hold, LeaseLost
 from orchestrator.runner.patience import TROUBLE, persist
 from orchestrator.runner.tools import Tools
@@ -33,7 +34,8 @@ Transfer = Callable[[str, int, int], None]
 
 class Progress:
     """One attempt's voice. `pool` is what it began with, whatever becomes of the inventory; `stage`, where it is.
-    `transfer` hears of copied bytes (a progress bar); nothing is decided by it."""
+    `order`: what was asked for to run it on. `transfer` hears of copied bytes (a progress bar); nothing is decided by
+    it."""
 
     logs: AttemptLogs
     """There once `open_logs` has been called."""
@@ -46,9 +48,12 @@ class Progress:
         self.placed = self.stage is not None
         """OpenNebula knows of the machine."""
         self.hold = hold
+        self.order = Order(self.pool, self.lease)
         self.transfer: Transfer = transfer or (lambda direction, done, total: None)
         self._tools = tools
         self._store = tools.store
+        self._learned: dict[str, Any] = {}
+        self._host = ""
 
     @property
     def cancel_requested(self) -> bool:
@@ -113,9 +118,30 @@ class Progress:
         with log.bound(stage=stage):
             return await self.hold.while_held(work, cancelable=cancelable)
 
-    async def record_environment(self, facts: Mapping[str, Any]) -> None:
-        """Facts of the machine, for people: what is lost of them is no reason for anything."""
-        await persist(lambda: self._store.attempts.record_environment(self.lease, facts), "facts of the machine")
+    def learn(self, facts: Mapping[str, Any], *, host: str = "") -> None:
+        """Facts of the machine, for people; they can wait until the process runs."""
+        self._learned |= facts
+        self._host = host or self._host
+
+    async def write_down(self) -> None:
+        """Write what was learned, and that the machine came up."""
+        learned, self._learned = self._learned, {}
+        host, self._host = self._host, ""
+        if host:
+            await self.record_host(host)
+        if learned:
+            await persist(lambda: self._store.attempts.record_environment(self.lease, learned), "facts of the machine")
+        if self.order.seconds is not None:
+            await self._launch_went(None)
+
+    async def launch_failed(self, failure: BaseException) -> None:
+        """If the machine was still on its way."""
+        if self.order.vm_id and self.order.seconds is None and not isinstance(failure, LeaseLost):
+            await self._launch_went(failure)
+
+    async def _launch_went(self, failure: BaseException | None) -> None:
+        order, self.order = self.order, Order(self.pool, self.lease)
+        await record(order, self._tools, failure)
 
     async def record_outcome(self, outcome: Outcome, usage: Usage) -> None:
         await persist(lambda: self._store.attempts.record_outcome(self.lease, outcome, usage), "the outcome")
@@ -163,6 +189,7 @@ class Progress:
         _log.info("verdict %s %s", verdict.state, verdict.message)
         finished = Finished.by(self.lease, verdict)
         if await persist(lambda: self._store.tasks.finish(finished, now=self.now()), "the verdict"):
+            self._tools.telemetry.over(self.lease.task_id, self.lease.attempt)
             return verdict
         row = await self._row()
         ours = row and (row.attempt, row.state, row.message) == (self.lease.attempt, verdict.state, verdict.message)
@@ -183,6 +210,8 @@ class Progress:
         )
         _log.warning("to be tried again in %.1f s: %s", after_seconds, message)
         state = await persist(lambda: self._store.tasks.requeue(requeued, now=self.now()), "back to the queue")
+        if state is not None:
+            self._tools.telemetry.over(self.lease.task_id, self.lease.attempt)
         return stopped(None) if state is TaskState.CANCELED else None
 
     async def let_go(self) -> None:

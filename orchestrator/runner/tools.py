@@ -10,6 +10,7 @@ from orchestrator.artifacts import Artifacts
 from orchestrator.domain.pool import Pool
 from orchestrator.guest.keys import KeyPair
 from orchestrator.opennebula import Cloud
+from orchestrator.runner.launches import RecentLaunches
 from orchestrator.settings import LEASE_SECONDS
 from orchestrator.store import Store
 from orchestrator.telemetry import Telemetry
@@ -25,7 +26,8 @@ class Console(Protocol):
 class Tools:
     """`client_key` is what every VM lets in as root; `console` reads a machine's serial console.
     `pools`: those served, as the inventory has them now. `forbidden`: TCP addresses and ports (the cloud's endpoint)
-    that answer here and that no machine may reach. `lease_seconds`: for how long we may be silent."""
+    that answer here and that no machine may reach. `lease_seconds`: for how long we may be silent. `launches`: how
+    those of all runners went lately."""
 
     runner_id: str
     store: Store
@@ -36,4 +38,5 @@ class Tools:
     console: Console
     forbidden: tuple[tuple[str, int], ...] = ()
     lease_seconds: float = LEASE_SECONDS
+    launches: RecentLaunches = field(default_factory=RecentLaunches)
     telemetry: Telemetry = field(default_factory=Telemetry)

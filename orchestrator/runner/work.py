@@ -17,18 +17,26 @@ from orchestrator.domain.task import Stage, TaskSpec
 from orchestrator.domain.vm import VmState
 from orchestrator.guest import (
     TRACE_PATH,
+    Arming,
     Guest,
     Launch,
     OutputKind,
+    Probe,
     Started,
     require,
     require_sealed,
 )
 from orchestrator.runner import launching
+from orchestrator.runner.beside import meanwhile
 from orchestrator.runner.launching import Order, ask_for, image_for, reach
+from orchestrator.runner.lease import Canceled
 from orchestrator.runner.machine import Machine, move
+from orchestrator.runner.patience import persist
 from orchestrator.runner.progress import Progress
+from orchestrator.runner.spare import Spare
+from orchestrator.runner.tellable import probed, told_by
 from orchestrator.runner.tools import Tools
+from orchestrator.runner.versions import put_aside
 from orchestrator.store import Lease
 from orchestrator.trace.command import traced
 
@@ -38,8 +46,10 @@ CANCELED_OUTPUTS_SECONDS = 30.0
 
 async def provision(progress: Progress, tools: Tools, has: Callable[[Machine], None]) -> Machine:
     """Ask for a fresh VM. `has` is told as soon as there is one."""
-    order = Order(progress.pool, progress.lease, progress.task.avoid)
-    image = await progress.during(Stage.PROVISIONING, image_for(order.pool, tools))
+    await progress.enter(Stage.PROVISIONING)
+    aside = await persist(lambda: put_aside(tools), "how launches went")
+    order = progress.order = Order(progress.pool, progress.lease, {*progress.task.avoid, *aside.hosts})
+    image = await progress.during(Stage.PROVISIONING, image_for(order.pool, tools, aside))
     machine = await ask_for(order, image, tools, has)
     progress.placed = True
     return machine
@@ -47,7 +57,7 @@ async def provision(progress: Progress, tools: Tools, has: Callable[[Machine], N
 
 async def boot(machine: Machine, progress: Progress, tools: Tools) -> None:
     """Wait until it runs, and say where."""
-    await launching.boot(machine, progress.pool, tools)
+    await launching.boot(machine, progress.order, tools)
     if machine.host:
         await progress.record_host(machine.host)
 
@@ -64,6 +74,18 @@ async def connect(machine: Machine, progress: Progress, tools: Tools) -> Guest:
     return guest
 
 
+@asynccontextmanager
+async def taken(spare: Spare, progress: Progress, has: Callable[[Machine], None]) -> AsyncIterator[Guest]:
+    """The connection to a machine that stood ready, and was taken with the task. Nothing is asked of anybody here."""
+    async with spare.around:
+        if spare.machine is None or spare.guest is None:
+            raise AssertionError("a machine was taken that was not ready")
+        has(spare.machine)
+        progress.placed = True
+        progress.learn(spare.told, host=spare.machine.host)
+        yield spare.guest
+
+
 async def reconnect(machine: Machine, progress: Progress, tools: Tools) -> Guest:
     """The connection to a machine that another runner had. It must show the same host key. Raises ConnectionLost."""
     if not machine.host_key or not machine.address:
@@ -74,27 +96,20 @@ async def reconnect(machine: Machine, progress: Progress, tools: Tools) -> Guest
         raise ConnectionLost(f"the machine of the runner before us: {failure}", evidence=failure.evidence) from failure
 
 
-async def prepare(guest: Guest, progress: Progress) -> None:
-    """Check that the machine has what a task needs, and keep its facts."""
-    facts = await guest.facts()
-    await progress.record_environment(
-        {
-            "kernel": facts.kernel,
-            "memory_bytes": facts.memory_bytes,
-            "disk_free_bytes": facts.disk_free_bytes,
-            "boot_seconds": facts.uptime_seconds,
-        }
-    )
+async def prepare(guest: Guest, progress: Progress, tools: Tools) -> tuple[Probe, ...]:
+    """Check that the machine has what a task needs, make everything that the process runs in but the process, and see
+    from inside what can be reached: one request, for these go on beside each other."""
+    launch = launch_of(progress.task.spec, progress.pool, progress.lease)
+    facts, probes = await guest.make_ready(Arming.of(launch), extra=tools.forbidden)
+    progress.learn(told_by(facts) | probed(probes))
     require(facts)
+    return probes
 
 
-async def seal(guest: Guest, progress: Progress, tools: Tools) -> None:
-    """See from inside that nothing can be reached, before any input goes in."""
-    probes = await guest.probe_seal(extra=tools.forbidden)
-    await progress.record_environment(
-        {"seal": [{"target": p.target, "reached": p.reached, "detail": p.detail} for p in probes]}
-    )
+async def seal(probes: tuple[Probe, ...], progress: Progress) -> None:
+    """Nothing can be reached, or no input goes in."""
     require_sealed(probes)
+    progress.order.is_fit()
 
 
 async def stage_in(guest: Guest, progress: Progress, tools: Tools) -> None:
@@ -105,9 +120,13 @@ async def stage_in(guest: Guest, progress: Progress, tools: Tools) -> None:
 
 
 async def execute(guest: Guest, progress: Progress) -> Outcome:
-    """Start the process, follow it to its end, stop it when it is canceled. How it ended is recorded at once."""
+    """Start the process, follow it to its end, stop it when it is canceled. How it ended is recorded at once; what is
+    only told to people, while it runs."""
+    if progress.cancel_requested:
+        raise Canceled
     await guest.start(launch_of(progress.task.spec, progress.pool, progress.lease))
-    return await _follow(guest, progress)
+    async with meanwhile(progress.write_down(), "what was learned"):
+        return await _follow(guest, progress)
 
 
 async def take_up(guest: Guest, progress: Progress) -> Outcome:
@@ -127,7 +146,8 @@ async def _follow(guest: Guest, progress: Progress) -> Outcome:
         outcome, usage = await guest.follow(logs.stdout, logs.stderr, logs.trace)
     await progress.record_outcome(outcome, usage)
     if guest.cut:
-        await progress.record_environment({"cut": list(guest.cut)})
+        progress.learn({"cut": list(guest.cut)})
+        await progress.write_down()
     for name, stream in (("stdout", logs.stdout), ("stderr", logs.stderr), ("trace", logs.trace)):
         if name in guest.cut:
             await stream.mark_cut()

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from orchestrator.runner import heartbeats, loop, placing
+from orchestrator.runner import heartbeats, placing, taking, warm
 from tests.journeys.house import House, event_log, make_house
 
 
@@ -17,7 +17,9 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Runners of this process look more often than they need to in life."""
     monkeypatch.setattr(heartbeats, "LOOK_SECONDS", 0.05)
     monkeypatch.setattr(placing, "TICK_SECONDS", 0.02)
-    monkeypatch.setattr(loop, "POLL_SECONDS", 0.05)
+    monkeypatch.setattr(taking, "POLL_SECONDS", 0.05)
+    monkeypatch.setattr(warm, "ROUND_SECONDS", 0.05)
+    monkeypatch.setattr(warm, "APART_SECONDS", 0.01)
 
 
 @pytest.fixture

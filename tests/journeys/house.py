@@ -96,30 +96,41 @@ class Behaviour:
 
 
 class Guests:
-    """Starts a guest at each boot. `of` has those of each task, `requests` what all of them were asked."""
+    """Starts a guest at each boot. `of` has those of each task, or of each machine that is for none; `requests`, what
+    all of them were asked."""
 
     def __init__(self) -> None:
         self.of: dict[str, list[SimulatedGuest]] = {}
         self.power_off: Callable[[int], None] = lambda vm_id: None
         self._behaviours: dict[str, Behaviour] = {}
+        self._spares = Behaviour()
 
     def behave(self, task: TaskRow, **how: Any) -> None:
         """How the machines of this task will be: see Behaviour."""
         self._behaviours[task.id] = Behaviour(**how)
 
+    def spares_behave(self, **how: Any) -> None:
+        """How machines that are made for no task will be: see Behaviour."""
+        self._spares = Behaviour(**how)
+
     def asked(self, task: TaskRow) -> list[str]:
         """The verbs that the task's guests were asked, in order, without mayfly-."""
-        return [verb.removeprefix("mayfly-") for guest in self.of.get(task.id, ()) for verb in guest.asked]
+        return self.asked_of(task.id)
+
+    def asked_of(self, owner: str) -> list[str]:
+        """The same of a task by its id, or of a machine that was made for none, by its row's."""
+        return [verb.removeprefix("mayfly-") for guest in self.of.get(owner, ()) for verb in guest.asked]
 
     def let_go(self) -> None:
         """Let every boot end that waits."""
-        for behaviour in self._behaviours.values():
+        for behaviour in (self._spares, *self._behaviours.values()):
             if behaviour.boots:
                 behaviour.boots.set()
 
     def __call__(self, spec: MachineSpec) -> SimulatedGuest | None:
-        task_id = spec.context["SET_HOSTNAME"].split("-")[1]
-        behaviour = self._behaviours.get(task_id, Behaviour())
+        # mayfly-TASK-ATTEMPT, or mayfly-VM of one that is for no task
+        owner, *attempt = spec.context["SET_HOSTNAME"].split("-")[1:]
+        behaviour = self._behaviours.get(owner, Behaviour()) if attempt else self._spares
         if behaviour.boots:
             behaviour.boots.wait()
         if not behaviour.listens:
@@ -128,7 +139,7 @@ class Guests:
             context = {**spec.context, "MAYFLY_HOST_KEY_BASE64": behaviour.host_key.private_base64}
             spec = dataclasses.replace(spec, context=context)
         guest = start_guest(spec, lambda: self.power_off(spec.vm_id), behaviour.answers)
-        self.of.setdefault(task_id, []).append(guest)
+        self.of.setdefault(owner, []).append(guest)
         return guest
 
 
@@ -156,13 +167,14 @@ class House:
         outputs: tuple[str, ...] = (),
         inputs: tuple[Path, ...] = (),
         timeout: float | None = None,
+        pool: Pool = POOL,
         **terms: Any,
     ) -> TaskRow:
         """Queue a task. A single word of command is a script; `terms`: see Terms."""
         argv = command if len(command) > 1 else ("sh", "-c", *command)
         kept = tuple(InputSpec(str(path), path.name, self.artifacts.read_tree(path)) for path in inputs)
         spec = TaskSpec(
-            pool=POOL.name,
+            pool=pool.name,
             command=argv,
             outputs=outputs,
             inputs=kept,
@@ -170,7 +182,7 @@ class House:
             terms=Terms(**terms),
         )
         now = self.store.clock.now()
-        return await self.store.tasks.submit(spec, now=now, deadline_at=deadlines.of_queued(spec.terms, POOL, now))
+        return await self.store.tasks.submit(spec, now=now, deadline_at=deadlines.of_queued(spec.terms, pool, now))
 
     async def run(self, task: TaskRow, tools: Tools | None = None) -> TaskRow:
         """Claim it and work on it to its end; the task as it is then."""
@@ -339,17 +351,22 @@ def _closing(settings: Settings, hypervisor: SimulatedHypervisor, guests: Guests
             hypervisor.close()
 
 
-async def promote(cloud: Cloud, folder: Path, name: str = "small") -> int:
-    """Make version 1 of a base image, promoted; the id of its template."""
+async def promote(cloud: Cloud, folder: Path, name: str = "small", version: int = 1) -> int:
+    """Make a version of a base image, promoted in place of the one before; the id of its template."""
     images = Images(cloud, CloudObject)
     ids = []
     for kind in ("OS", "KERNEL", "RAMDISK"):
-        file = folder / f"{name}-{kind}"
+        file = folder / f"{name}-{version}-{kind}"
         file.write_bytes(b"QFI\xfb" + bytes(508) if kind == "OS" else b"kernel")
         tags = {"MAYFLY_IMAGE": name}
-        ids.append(await images.register_image(f"{name}-{kind}", file, kind, tags, within=DEADLINE))
-    tags = {"MAYFLY_IMAGE": name, "MAYFLY_VERSION": "1", "MAYFLY_STATE": "promoted"}
-    return int(await images.register_template(VersionTemplate(f"{name}-1", *ids, "console=ttyS0", tags)))
+        ids.append(await images.register_image(f"{name}-{version}-{kind}", file, kind, tags, within=DEADLINE))
+    for each in await cloud.image_versions():
+        if each.image == name and each.state == "promoted":
+            await images.tag_template(each.template_id, {"MAYFLY_STATE": "previous"})
+    tags = {"MAYFLY_IMAGE": name, "MAYFLY_VERSION": str(version), "MAYFLY_STATE": "promoted"}
+    made = await images.register_template(VersionTemplate(f"{name}-{version}", *ids, "console=ttyS0", tags))
+    cloud.forget()
+    return int(made)
 
 
 def event_log(home: Path) -> str:

@@ -26,10 +26,10 @@ pools:
 """
 
 
-def command_line(house: House, *, lease_seconds: float = 60.0) -> Mayfly:
-    """The command line on this house, with its pools and its cloud."""
+def command_line(house: House, *, lease_seconds: float = 60.0, **variables: object) -> Mayfly:
+    """The command line on this house, with its pools and its cloud. `variables`: more of the pool's."""
     inventory = house.settings.home / "pools.yml"
-    inventory.write_text(INVENTORY)
+    inventory.write_text(INVENTORY + "".join(f"      mayfly_{name}: {value}\n" for name, value in variables.items()))
     return Mayfly(
         {
             "MAYFLY_HOME": str(house.settings.home),
@@ -44,10 +44,12 @@ def command_line(house: House, *, lease_seconds: float = 60.0) -> Mayfly:
 
 @asynccontextmanager
 async def runner_process(
-    house: House, *words: str, lease_seconds: float = 60.0
+    house: House, *words: str, lease_seconds: float = 60.0, **variables: object
 ) -> AsyncIterator[subprocess.Popen[str]]:
-    """`mayfly runner` in a process of its own, registered; killed at the end if it still runs."""
-    process = command_line(house, lease_seconds=lease_seconds).start("runner", "--limit", "20", *words)
+    """`mayfly runner` in a process of its own, registered; killed at the end if it still runs. `variables`: of its
+    pool."""
+    mayfly = command_line(house, lease_seconds=lease_seconds, **variables)
+    process = mayfly.start("runner", "--limit", "20", *words)
     try:
 
         async def there() -> bool:

@@ -20,8 +20,7 @@ from tests.journeys.house import House
 STUCK: dict[Stage, dict[str, Any]] = {
     Stage.PROVISIONING: {"boots": None},
     Stage.CONNECTING: {"listens": False},
-    Stage.PREPARING: {"answers": {"mayfly-facts": never}},
-    Stage.SEALING: {"answers": {"mayfly-probe": never}},
+    Stage.PREPARING: {"answers": {"mayfly-arm": never}},
     Stage.STAGING_IN: {"answers": {"mayfly-stage-in": never}},
     Stage.EXECUTING: {},
     Stage.STAGING_OUT: {},

@@ -35,16 +35,18 @@ async def test_a_host_key_that_is_not_the_one_we_made(house: House, tmp_path: Pa
     assert house.guests.asked(task) == []
 
 
-async def test_a_machine_that_lacks_what_a_task_needs(house: House) -> None:
-    async def facts(guest: SimulatedGuest, session: Any) -> None:
-        session.stdout.write(guest.facts().replace("program=strace\n", "").encode())
+async def test_a_machine_that_lacks_what_a_task_needs(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def arm(guest: SimulatedGuest, session: Any) -> None:
+        facts = guest.facts().replace("program=strace\n", "")
+        monkeypatch.setattr(guest, "facts", lambda: facts)
+        await guest._arm(session, tell=True)
 
     task = await house.submit("true")
-    house.guests.behave(task, answers={"mayfly-facts": facts})
+    house.guests.behave(task, answers={"mayfly-arm": arm})
     done = await house.run(task)
     assert (done.state, done.exit_code) == (TaskState.FAILED, 125)
     assert "strace" in done.message
-    assert house.guests.asked(task) == ["facts"]
+    assert house.guests.asked(task) == ["arm"]
 
 
 async def test_a_machine_that_can_reach_something_gets_no_input(house: House, tmp_path: Path) -> None:
@@ -55,7 +57,7 @@ async def test_a_machine_that_can_reach_something_gets_no_input(house: House, tm
     done = await house.run(task, house.with_pool(network="open"))
     assert (done.state, done.reason, done.exit_code) == (TaskState.FAILED, Reason.SEAL_BROKEN, 125)
     assert "public 1.1.1.1 TCP 443" in done.message
-    assert house.guests.asked(task) == ["facts", "probe"]
+    assert house.guests.asked(task) == ["arm"]
     [attempt] = (await house.report(task))["attempts"]
     assert any(probe["reached"] for probe in attempt["machine"]["seal"])
 
@@ -95,12 +97,12 @@ async def test_a_machine_that_powers_itself_off(house: House) -> None:
     assert (await house.report(task))["attempts"][0]["outcome"]["kind"] == "Lost"
 
 
-@pytest.mark.parametrize("stage", [Stage.PREPARING, Stage.SEALING, Stage.STAGING_IN, Stage.EXECUTING])
+@pytest.mark.parametrize("stage", [Stage.PREPARING, Stage.STAGING_IN, Stage.EXECUTING])
 async def test_a_machine_that_dies_at_a_stage(house: House, stage: Stage, tmp_path: Path) -> None:
     data = tmp_path / "data"
     data.write_text("numbers")
     task = await house.submit("echo out; hang", inputs=(data,))
-    verbs = {Stage.PREPARING: "facts", Stage.SEALING: "probe", Stage.STAGING_IN: "stage-in"}
+    verbs = {Stage.PREPARING: "arm", Stage.STAGING_IN: "stage-in"}
     if verb := verbs.get(stage):
         house.guests.behave(task, answers={f"mayfly-{verb}": never})
     async with house.running(task) as run:
@@ -132,14 +134,14 @@ async def test_a_connection_that_drops_between_steps(house: House, tmp_path: Pat
     data.write_bytes(bytes(200_000))
     task = await house.submit("true", inputs=(data,))
 
-    async def facts(guest: SimulatedGuest, session: Any) -> None:
-        if guest.asked == ["mayfly-facts"]:
+    async def arm(guest: SimulatedGuest, session: Any) -> None:
+        if guest.asked == ["mayfly-arm"]:
             session.channel.get_connection().abort()
-        session.stdout.write(guest.facts().encode())
+        await guest._arm(session, tell=True)
 
-    house.guests.behave(task, answers={"mayfly-facts": facts})
+    house.guests.behave(task, answers={"mayfly-arm": arm})
     assert (await house.run(task)).state is TaskState.FINISHED
-    assert house.guests.asked(task) == ["facts", "facts", "probe", "stage-in", "arm", "start"]
+    assert house.guests.asked(task) == ["arm", "arm", "stage-in", "start"]
 
 
 async def test_a_connection_that_is_gone_for_good(house: House, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -27,7 +27,7 @@ async def test_from_submit_to_report(house: House, tmp_path: Path, capsys) -> No
     assert house.log(task, "stdout") == b"out\n"
     assert house.log(task, "stderr") == b"err\n"
     assert [program.path for program in trace_summary(house.artifacts.log(task.id, 1, "trace")).programs] == ["/bin/sh"]
-    assert house.guests.asked(task) == ["facts", "probe", "stage-in", "arm", "start"]
+    assert house.guests.asked(task) == ["arm", "stage-in", "start"]
 
     report = await house.report(task)
     [attempt] = report["attempts"]

@@ -1,0 +1,270 @@
+"""Ready machines when things go wrong: launches that fail, claims that are lost, runners that die or compete."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import timedelta
+
+import pytest
+
+from orchestrator.domain.outcome import Reason
+from orchestrator.domain.task import Delivery, TaskState
+from orchestrator.domain.vm import VmState
+from orchestrator.runner.heartbeats import Heartbeats
+from orchestrator.runner.lease import Hold
+from orchestrator.runner.loop import registered
+from orchestrator.runner.placing import Placing
+from orchestrator.runner.progress import Progress
+from orchestrator.runner.taking import claim_with, run_held
+from orchestrator.runner.tools import Tools
+from orchestrator.runner.warm import Stock
+from orchestrator.store import Claim, TaskRow
+from tests.journeys.house import POOL, House, promote, until
+from tests.journeys.processes import killed, runner_process
+from tests.journeys.ready import change, ready, serving, vm_of, warm_tools
+
+
+@asynccontextmanager
+async def stocked(house: House, tools: Tools, count: int) -> AsyncIterator[Stock]:
+    """So many ready machines, and nobody who claims a task by himself."""
+    placing = Placing(tools)
+    stock = Stock(tools, placing, free=lambda: 20, news=asyncio.Event())
+    async with placing.open(), stock.going():
+        await ready(house, count)
+        yield stock
+
+
+async def taken(stock: Stock, tools: Tools) -> tuple[Claim, Progress, asyncio.Task[object]]:
+    """Claim the task that waits with a ready machine; its attempt begins when it is awaited for the first time."""
+    with stock.offered(tools.pools) as offer:
+        [claimed] = await claim_with(tools, {}, up_to=1, ready=offer)
+        assert claimed.vm_id is not None
+        spare = stock.take(claimed.vm_id)
+    progress = Progress(tools, claimed, Hold(claimed.lease))
+    heartbeats = Heartbeats(tools.store, tools.runner_id, tools.lease_seconds)
+    return claimed, progress, asyncio.create_task(run_held(progress, tools, heartbeats, spare, alone=False))
+
+
+async def test_a_cancel_that_comes_with_the_take_starts_nothing(house: House) -> None:
+    tools = warm_tools(house, 1)
+    async with stocked(house, tools, 1) as stock:
+        task = await house.submit("true")
+        claimed, progress, attempt = await taken(stock, tools)
+        await house.store.tasks.request_cancel(task.id, now=house.now())
+        progress.hold.canceled.set()  # as by the next heartbeat
+        await attempt
+        done = await house.store.tasks.get(task.id)
+    assert (done.state, done.reason, done.message) == (TaskState.CANCELED, Reason.CANCELED, "canceled")
+    vm = await vm_of(house, task)
+    assert (vm.id, vm.state) == (claimed.vm_id, VmState.DESTROYED)
+    assert house.guests.asked_of(vm.id) == ["arm"]
+
+
+async def dies_when_it_is_taken(house: House, tools: Tools, task: TaskRow) -> TaskRow:
+    async with stocked(house, tools, 1) as stock:
+        _, progress, attempt = await taken(stock, tools)
+        [vm_id] = house.hypervisor.machines()
+        await asyncio.to_thread(house.hypervisor.crash, vm_id)
+        await attempt
+        assert progress.started
+        return await house.store.tasks.get(task.id)
+
+
+async def test_a_machine_that_dies_when_it_is_taken_may_have_run_the_task(house: House) -> None:
+    task = await house.submit("true", delivery=Delivery.AT_MOST_ONCE)
+    done = await dies_when_it_is_taken(house, warm_tools(house, 1, max_attempts=3), task)
+    assert (done.state, done.reason, done.attempt) == (TaskState.FAILED, Reason.CONNECTION_LOST, 1)
+    assert "delivered at most once" in done.message
+
+
+async def test_a_machine_that_dies_when_it_is_taken_costs_another_task_one_try(house: House) -> None:
+    task = await house.submit("true")
+    done = await dies_when_it_is_taken(house, warm_tools(house, 1, max_attempts=3), task)
+    assert (done.state, done.reason, done.attempt) == (TaskState.QUEUED, Reason.CONNECTION_LOST, 1)
+    assert done.avoid
+
+
+async def test_a_claim_of_which_nobody_knows_what_became(house: House) -> None:
+    """The machine that it took is left alone, the other is used."""
+    tools = warm_tools(house, 2)
+    async with stocked(house, tools, 2) as stock:
+        task = await house.submit("true")
+        with pytest.raises(ConnectionError), stock.offered(tools.pools) as offer:
+            [claimed] = await claim_with(tools, {}, up_to=1, ready=offer)
+            raise ConnectionError("the acknowledgement was lost")
+        [*_, other] = [vm_id for vm_id in offer[POOL.name] if vm_id != claimed.vm_id]
+
+        async def settled() -> bool:
+            with stock.offered(tools.pools) as now:
+                return other in now.get(POOL.name, ()) and claimed.vm_id not in now[POOL.name]
+
+        await until("the other is offered again", settled)
+        vm = await vm_of(house, task)
+        assert (vm.id, vm.state) == (claimed.vm_id, VmState.IN_USE)
+        await house.let_lease_expire(task)
+
+        async def reaped() -> bool:
+            await house.reap()
+            return (await vm_of(house, task)).state is VmState.DESTROYED
+
+        await until("upkeep has ended it", reaped)
+    assert house.guests.asked_of(vm.id) == ["arm"]
+
+
+async def test_launches_that_fail_put_the_image_version_aside_and_the_one_before_is_used(house: House) -> None:
+    await promote(house.cloud, house.settings.home, version=2)
+    house.hypervisor.fail_next("boot", "no such device: /dev/vda", times=3)
+    tools = warm_tools(house, 1, warm={"max_failures": 3})
+    async with serving(tools):
+        [spare] = await ready(house, 1)
+        assert spare.image_version == "small-1"
+        change(tools, min_ready=0)
+        await ready(house, 0)
+        task = await house.submit("true")
+        assert (await house.over(task)).state is TaskState.FINISHED
+    assert (await vm_of(house, task)).image_version == "small-1"  # a cold one, too
+    launches = await house.store.vms.launches(since=house.now() - timedelta(hours=1))
+    assert [(each.ok, each.image_version) for each in launches][::-1][:4] == [
+        (False, "small-2"),
+        (False, "small-2"),
+        (False, "small-2"),
+        (True, "small-1"),
+    ]
+    assert all("no such device: /dev/vda" in each.message and each.host for each in launches if not each.ok)
+
+
+async def test_cold_launches_that_fail_count_as_well(house: House) -> None:
+    await promote(house.cloud, house.settings.home, version=2)
+    house.hypervisor.fail_next("boot", "no such device: /dev/vda", times=2)
+    tools = warm_tools(house, 0, warm={"max_failures": 2}, max_attempts=3)
+    async with serving(tools), house.kept_up(max_attempts=3):
+        task = await house.submit("true")
+        done = await house.over(task)
+    assert (done.state, done.attempt) == (TaskState.FINISHED, 3)
+    vms = await house.store.vms.of_task(task.id)
+    assert [vm.image_version for vm in vms] == ["small-2", "small-2", "small-1"]
+
+
+async def test_launches_that_fail_for_want_of_a_network_are_nobodys_fault(house: House) -> None:
+    """They are tried again with a rest in between, and go well when the inventory is put right."""
+    tools = warm_tools(house, 1, network="sealde")
+    async with serving(tools):
+
+        async def tried() -> bool:
+            return len(await house.store.vms.list()) >= 2
+
+        await until("it was tried again", tried)
+        assert isinstance(tools.pools, dict)
+        tools.pools[POOL.name] = dataclasses.replace(tools.pools[POOL.name], network="sealed")
+        await ready(house, 1)
+    launches = await house.store.vms.launches(since=house.now() - timedelta(hours=1))
+    assert [each.ok for each in launches] == [True]
+
+
+async def test_a_machine_that_is_not_sealed_never_stands_ready(house: House) -> None:
+    tools = warm_tools(house, 1, network="open")
+    async with serving(tools):
+
+        async def failed() -> bool:
+            launches = await house.store.vms.launches(since=house.now() - timedelta(hours=1))
+            return any("public 1.1.1.1" in each.message for each in launches if not each.ok)
+
+        await until("that is known", failed)
+    assert all(vm.state is VmState.DESTROYED for vm in await house.store.vms.list())
+    kinds = [event.data.get("state") for event in await house.store.events.list(limit=1000)]
+    assert "READY" not in kinds
+
+
+async def test_two_runners_share_what_a_pool_wants_and_each_uses_its_own(house: House) -> None:
+    """However they compete, each machine is used once, by the runner that holds it, and the pool's limit holds."""
+    tools = warm_tools(house, 4, max_vms=6)
+    most = 0
+    async with registered(house.store, [POOL.name], name="second") as second:
+        others = dataclasses.replace(tools, runner_id=second)
+        async with serving(tools), serving(others):
+            rows = await ready(house, 4)
+            assert sorted(row.runner_id or "" for row in rows) == sorted([tools.runner_id, second] * 2)
+            tasks = [await house.submit(f"echo {number}") for number in range(30)]
+
+            async def all_over() -> bool:
+                nonlocal most
+                most = max(most, len(await house.store.vms.open()), len(await house.cloud.vms()))
+                return await house.store.tasks.counts() == {(POOL.name, TaskState.FINISHED): 30}
+
+            await until("all tasks are over", all_over)
+            await ready(house, 4)
+    assert most <= 6
+    for number, task in enumerate(tasks):
+        assert house.log(task, "stdout") == b"%d\n" % number
+        [attempt] = await house.store.attempts.of_task(task.id)
+        vm = await vm_of(house, task)
+        assert attempt.runner_id == vm.runner_id
+        assert (house.guests.asked_of(vm.id) or house.guests.asked(task)).count("start") == 1
+
+
+async def test_a_runner_holds_no_more_ready_machines_than_it_may_have_attempts(house: House) -> None:
+    tools = warm_tools(house, 5)
+    async with serving(tools, limit=2):
+        await ready(house, 2)
+        task = await house.submit("echo ready; sleep 1")
+        await house.printed(task, b"ready\n")
+        await ready(house, 1)
+        await house.over(task)
+        await ready(house, 2)
+
+
+async def test_ready_machines_go_where_tasks_of_another_queue_have_no_room(house: House) -> None:
+    """The host holds two machines of this size, and both stand ready for the one pool."""
+    [host] = await house.cloud.hosts()
+    size = int(host.memory_free_bytes * 0.4) // 2**20 * 2**20
+    tools = warm_tools(house, 2, memory_bytes=size)
+    other = dataclasses.replace(POOL, name="other", memory_bytes=size)
+    assert isinstance(tools.pools, dict)
+    tools.pools["other"] = other
+    async with serving(tools):
+        await ready(house, 2)
+        task = await house.submit("true", pool=other)
+        assert (await house.over(task)).state is TaskState.FINISHED
+        await ready(house, 2)
+    gone = [vm.close_proof for vm in await house.store.vms.list() if vm.pool == POOL.name]
+    assert len(gone) == 3
+
+
+async def test_ready_machines_of_a_runner_that_is_killed_are_ended_by_upkeep(house: House) -> None:
+    await house.store.runners.leave(house.tools.runner_id, now=house.now())
+    async with runner_process(house, min_ready=2) as process:
+        spares = await ready(house, 2)
+        await killed(process)
+    [runner] = {spare.runner_id for spare in spares}
+    assert await house.reap() == []  # it may come back
+    await house.store.runners.heartbeat(str(runner), now=house.now() - timedelta(hours=1))
+
+    async def ended() -> bool:
+        await house.reap()
+        return not await house.left()
+
+    await until("none is left", ended)
+
+
+async def test_a_runner_that_is_stopped_leaves_no_ready_machine(house: House) -> None:
+    await house.store.runners.leave(house.tools.runner_id, now=house.now())
+    async with runner_process(house, min_ready=2) as process:
+        await ready(house, 2)
+        process.terminate()
+        assert await asyncio.to_thread(process.wait) == 0
+    assert await house.left() == []
+
+
+async def test_a_runner_that_is_stopped_while_machines_are_on_their_way_leaves_none(house: House) -> None:
+    house.hypervisor.boot_takes = 0.3
+    tools = warm_tools(house, 3)
+    async with serving(tools):
+
+        async def asked_for() -> bool:
+            return len(await house.cloud.vms()) == 3
+
+        await until("OpenNebula makes three", asked_for)
+    assert await house.left() == []
