@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+from calendar import monthrange
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import combinations
 from typing import Annotated, Any
@@ -49,18 +50,35 @@ def period_from(said: object) -> Period:
     return Period(**known.model_dump(exclude_unset=True), times=times)
 
 
-def overlapping(periods: Sequence[Period]) -> Iterator[tuple[Period, Period]]:
-    """Pairs of periods that may last at the same minute, the earlier one first. Of those in different time zones it is
-    not known, and they are taken to."""
-    for earlier, later in combinations(periods, 2):
+def overlapping(periods: Sequence[Period]) -> Iterator[tuple[int, int]]:
+    """Numbers (from 1) of two periods that may last at the same minute, the earlier one first. Those in different time
+    zones are taken to."""
+    for (number, earlier), (later_number, later) in combinations(enumerate(periods, start=1), 2):
         zones_differ = earlier.time_zone != later.time_zone
         if zones_differ or any(_meet(one, other) for one in earlier.times for other in later.times):
-            yield earlier, later
+            yield number, later_number
+
+
+def never_lasts(period: Period) -> bool:
+    """Whether no month that it names has the day that it names."""
+    return not any(_comes(times) for times in period.times)
 
 
 def _meet(one: Times, other: Times) -> bool:
-    fields = ("minutes", "hours", "days", "months", "weekdays")
-    return all(getattr(one, field) & getattr(other, field) for field in fields)
+    """Whether a minute is in both."""
+    both = Times(
+        one.minutes & other.minutes,
+        one.hours & other.hours,
+        one.days & other.days,
+        one.months & other.months,
+        one.weekdays & other.weekdays,
+    )
+    return all((both.minutes, both.hours, both.days, both.months, both.weekdays)) and _comes(both)
+
+
+def _comes(times: Times) -> bool:
+    """Whether one of its months has one of its days, in a leap year at least."""
+    return any(min(times.days) <= monthrange(2024, month)[1] for month in times.months)
 
 
 def _complaint(said: object, error: ValidationError) -> str:

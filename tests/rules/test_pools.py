@@ -4,7 +4,7 @@ import pytest
 
 from orchestrator.domain.errors import InvalidPool
 from orchestrator.domain.pool import Period, Placement, Pool, Times, Warm
-from orchestrator.provisioning.periods import PeriodVariables, overlapping, period_from
+from orchestrator.provisioning.periods import PeriodVariables, never_lasts, overlapping, period_from
 from orchestrator.provisioning.quantities import size_in_bytes, time_in_seconds
 from orchestrator.provisioning.variables import PoolVariables, pool_from
 
@@ -285,16 +285,38 @@ def test_a_period_that_cannot_be_read(period, complaint):
         ("* * 1 * 1", "* * 2 * mon", True),
         ("* * 1 * *", "* * * * tue", True),
         ("* * * 1 *", "* * * 2 *", False),
+        ("* * 30,31 * *", "* * * 2 *", False),
+        ("* * 29 * *", "* * * 2 *", True),
     ],
 )
 def test_periods_that_come_at_the_same_time(one, other, overlap):
     periods = [period_from({"when": line}) for line in (one, other)]
-    assert list(overlapping(periods)) == ([tuple(periods)] if overlap else [])
+    assert list(overlapping(periods)) == ([(1, 2)] if overlap else [])
 
 
 def test_periods_of_different_zones_may_come_at_the_same_time():
     night, day = {"when": "* 0-6 * * *"}, {"when": "* 7-23 * * *", "time_zone": "Asia/Tokyo"}
-    assert len(list(overlapping([period_from(night), period_from(day)]))) == 1
+    assert list(overlapping([period_from(night), period_from(day)])) == [(1, 2)]
+
+
+def test_of_many_periods_each_pair_is_named():
+    lines = ["* 1 * * *", "* 2 * * *", "* 1-2 * * *", "* * * * *"]
+    periods = [period_from({"when": line}) for line in lines]
+    assert list(overlapping(periods)) == [(1, 3), (1, 4), (2, 3), (2, 4), (3, 4)]
+
+
+@pytest.mark.parametrize(
+    ("line", "never"),
+    [
+        ("* * 30 2 *", True),
+        ("* * 29 2 *", False),
+        ("* * 31 4,6,9,11 *", True),
+        ("* * 31 4,5 *", False),
+        ("* * 30 2 mon", False),  # on Mondays of February
+    ],
+)
+def test_a_period_that_never_lasts(line, never):
+    assert never_lasts(period_from({"when": line})) == never
 
 
 @pytest.mark.parametrize(
