@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from orchestrator.localcloud.faults import Faults
-from orchestrator.localcloud.hypervisors import Hypervisor
+from orchestrator.localcloud.hypervisors import Hypervisor, Prepares
 from orchestrator.localcloud.knobs import CloudSettings
 from orchestrator.localcloud.model import Vm
 from orchestrator.localcloud.store import Store
@@ -133,6 +133,8 @@ class Cloud:
     def close(self) -> None:
         """Stop working; machines keep running. Waits for what drivers are doing just now."""
         self.closing.set()
+        if isinstance(self.hypervisor, Prepares):
+            self.hypervisor.stop_preparing()
         self.timers.close()
         self._timer_workers.shutdown(wait=True, cancel_futures=True)
         self.workers.shutdown(wait=True, cancel_futures=True)

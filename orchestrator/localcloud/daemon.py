@@ -224,7 +224,7 @@ def serve(home: Path, hypervisor: str, knobs: CloudSettings | None = None) -> No
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: ended.set())
     with _alone(home):
-        cloud = LocalCloud(home, hypervisor=make_hypervisor(hypervisor, home), knobs=knobs)
+        cloud = LocalCloud(home, hypervisor=make_hypervisor(hypervisor, home, knobs), knobs=knobs)
         with cloud:
             pid_path = home / "pid"
             pid_path.write_text(json.dumps({"pid": os.getpid(), "started": _start_time(os.getpid())}))
@@ -234,14 +234,14 @@ def serve(home: Path, hypervisor: str, knobs: CloudSettings | None = None) -> No
         log.info("the local cloud has ended")
 
 
-def make_hypervisor(name: str, home: Path) -> Hypervisor:
+def make_hypervisor(name: str, home: Path, knobs: CloudSettings | None = None) -> Hypervisor:
     """Raises ValueError for an unknown name."""
     match name:
         case "qemu":
             # Only here, so that the simulated one needs nothing of what real machines need.
             from orchestrator.localcloud.hypervisors.qemu import QemuHypervisor
 
-            return QemuHypervisor(home)
+            return QemuHypervisor(home, (knobs or CloudSettings()).states_mb)
         case "simulated":
             return HostedHypervisor(home)
         case _:

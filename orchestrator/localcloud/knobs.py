@@ -55,6 +55,9 @@ class CloudSettings:
     """Memory of host 0; 0: as the machine has (4 TB with the simulated hypervisor)."""
     guest_ssh_port: int = 2222
     """The port of a NIC's address that leads to the guest's port 22. Real: 22; lower ports need privileges here."""
+    states_mb: int = 4096
+    """What saved states of machines may take on the disk together, MB; 0: none are made, and every machine is booted.
+    Real: a machine is always booted."""
     console_logs_kept: int = 50
     """Of how many DONE VMs the console log is kept. Real: not offered by the API at all."""
     done_vms_kept: int = 2000

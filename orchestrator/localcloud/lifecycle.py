@@ -16,7 +16,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from orchestrator.localcloud import history
+from orchestrator.localcloud import clones, history
 from orchestrator.localcloud.cloud import Cloud, log, now
 from orchestrator.localcloud.graveyard import Graveyard
 from orchestrator.localcloud.hypervisors import HypervisorError, MachineSpec, Power
@@ -131,6 +131,7 @@ class Lifecycle:
                 spec.directory.mkdir(parents=True, exist_ok=True)
                 make_volatile_disks(spec)
                 self.cloud.hypervisor.prolog(spec)
+                clones.prepare_more_like(self.cloud, spec)
             else:
                 self.cloud.closing.wait(self.cloud.settings.passing_time)
 

@@ -77,6 +77,12 @@ def file_image(store: Store, caller: Caller, reference: str) -> Image:
     return image
 
 
+def file_id(reference: str) -> int | None:
+    """The image's id of `$FILE[IMAGE_ID=n]`; None for a reference by name."""
+    found = _FILE.search(reference)
+    return int(found.group(2)) if found and found.group(1) == "IMAGE_ID" and found.group(2).isdigit() else None
+
+
 def group_ids(text: str) -> list[int]:
     """`0,100` as numbers; anything else in it is ignored."""
     return [int(part) for part in text.split(",") if part.strip().isdigit()]

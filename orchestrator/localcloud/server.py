@@ -18,6 +18,7 @@ from typing import Any, Self
 
 from orchestrator.localcloud import (
     alike,
+    clones,
     defaults,
     hosts,
     hotplug,
@@ -256,6 +257,7 @@ class LocalCloud:
         (self.home / "endpoint").write_text(f"{self.url}\n")
         self.publisher.start()
         resume_in_flight(self.cloud)
+        clones.prepare_promoted(self.cloud)
         self.scheduler.start()
         self.monitor.start()
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,), name="endpoint", daemon=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from orchestrator.localcloud import bodies, edits, images, names, quotas, references, vm_make
+from orchestrator.localcloud import bodies, clones, edits, images, names, quotas, references, vm_make
 from orchestrator.localcloud.calls import Caller, Calls
 from orchestrator.localcloud.cloud import Cloud, now
 from orchestrator.localcloud.markup import element
@@ -90,8 +90,11 @@ def update(cloud: Cloud, caller: Caller, template_id: int, text: str, how: int) 
     changed = edits.updated(template.template, text, how)
     check_restricted(caller, changed)
     changed.pop("NAME", None)
+    promoted = clones.is_promoted(changed) and not clones.is_promoted(template.template)
     template.template = changed
     cloud.store.templates.save(template)
+    if promoted:
+        clones.prepare_template(cloud, template)
     return template_id
 
 

@@ -11,7 +11,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 
 class HypervisorError(Exception):
@@ -39,7 +39,8 @@ class DiskSpec:
 
 @dataclass(frozen=True, slots=True)
 class NicSpec:
-    """One NIC. `address` is the lease, out of 127.0.0.0/8: TCP to `address:host_port` reaches the guest's port 22.
+    """One NIC. `address` is the lease, out of 127.0.0.0/8: TCP to `address:host_port` reaches the guest's port 22
+    (empty: nothing does).
     `outbound` false: nothing that the guest sends leaves it (QEMU's restrict=on)."""
 
     nic_id: int
@@ -109,3 +110,16 @@ class Hypervisor(Protocol):
 
     def monitoring(self, vm_id: int) -> dict[str, float]:
         """CPU (percent of a core), MEMORY (kB of the machine process), NETRX, NETTX (bytes); empty when off."""
+
+
+@runtime_checkable
+class Prepares(Protocol):
+    """A hypervisor that can save a machine's memory beforehand, and then boots machines like it by restoring it."""
+
+    def prepare(self, spec: MachineSpec) -> None:
+        """Machines like this one will be wanted: see to it, in the background, that they start quickly. What makes one
+        machine of several different (its directory, name, addresses, context) does not matter. Returns at once, does
+        nothing twice, never raises."""
+
+    def stop_preparing(self) -> None:
+        """Leave off, at once."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import pycdlib
@@ -12,6 +13,7 @@ import pycdlib
 from orchestrator.localcloud.hypervisors import HypervisorError
 
 LABEL = "CONTEXT"
+_BLOCK = 2048
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
 
 
@@ -32,7 +34,15 @@ def context_sh(context: Mapping[str, str]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def write_context_iso(path: Path, context: Mapping[str, str]) -> None:
+@dataclass(frozen=True, slots=True)
+class Extent:
+    """Where in the ISO the bytes of context.sh are."""
+
+    offset: int
+    length: int
+
+
+def write_context_iso(path: Path, context: Mapping[str, str]) -> Extent:
     """An ISO 9660 file system labelled CONTEXT (Rock Ridge and Joliet) with `context.sh`. On the host its owner
     alone may read it: it holds the machine's private host key. Raises HypervisorError."""
     text = context_sh(context).encode("utf-8", "surrogateescape")
@@ -43,6 +53,7 @@ def write_context_iso(path: Path, context: Mapping[str, str]) -> None:
         path.unlink(missing_ok=True)
         path.touch(mode=0o600)
         iso.write(str(path))
+        return Extent(iso.get_record(iso_path="/CONTEXT.SH;1").extent_location() * _BLOCK, len(text))
     except OSError as error:
         raise HypervisorError(f"{path}: {error.strerror}") from error
     finally:

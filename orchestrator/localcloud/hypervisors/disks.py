@@ -29,11 +29,17 @@ def lay_out(directory: Path, disk: DiskSpec) -> None:
         raise HypervisorError(f"disk {disk.disk_id}: the image's file {disk.backing} is missing")
     path = disk_path(directory, disk)
     if not disk.persistent:
-        path.unlink(missing_ok=True)
-        _qemu_img("create", "-q", "-f", "qcow2", "-F", disk.format, "-b", str(disk.backing.absolute()), str(path))
+        create_overlay(path, str(disk.backing.absolute()), disk.format)
     wanted = disk.size_mb * 1024 * 1024
     if wanted > virtual_size(path, disk_format(disk)):
         _qemu_img("resize", "-q", "-f", disk_format(disk), str(path), str(wanted))
+
+
+def create_overlay(path: Path, backing: str, backing_format: str) -> None:
+    """An empty overlay in place of what is there. A relative `backing` is beside the overlay, wherever that is moved.
+    Raises HypervisorError."""
+    path.unlink(missing_ok=True)
+    _qemu_img("create", "-q", "-f", "qcow2", "-F", backing_format, "-b", backing, str(path))
 
 
 def virtual_size(path: Path, disk_format: str) -> int:

@@ -16,6 +16,8 @@ _WORDS = 8192
 # QEMU's own -daemonize does not go together with a sandbox that denies it new sessions and processes. So a shell starts
 # it in the background, says its pid and ends; the machine's parent is then the host's init.
 _IN_BACKGROUND = '"$@" >/dev/null & echo $!'
+# Before the command line of a machine that nobody waits for: it gets what others leave of the processors.
+BEHIND_OTHERS = ("nice", "-n", "15")
 
 
 def start_detached(argv: list[str], inherited: tuple[int, ...]) -> tuple[Process | None, int]:

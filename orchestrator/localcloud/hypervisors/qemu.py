@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import shutil
 import threading
 import time
@@ -14,23 +13,20 @@ from dataclasses import replace
 from pathlib import Path
 
 from orchestrator.localcloud.hypervisors import HypervisorError, MachineSpec, NicSpec, Power, acceleration, console
+from orchestrator.localcloud.hypervisors.clone import forget_state, lay_out_clone, restore_devices, wait_become
 from orchestrator.localcloud.hypervisors.context_iso import write_context_iso
 from orchestrator.localcloud.hypervisors.disks import copy_whole, lay_out
 from orchestrator.localcloud.hypervisors.hotplug import plug_nic, require_free, unplug_nic
-from orchestrator.localcloud.hypervisors.launch import start_detached, wait_ready
 from orchestrator.localcloud.hypervisors.live_copy import copy_running
 from orchestrator.localcloud.hypervisors.paused import why_paused
+from orchestrator.localcloud.hypervisors.preparing import Preparing
 from orchestrator.localcloud.hypervisors.process import Process
-from orchestrator.localcloud.hypervisors.qemu_argv import (
-    CONTEXT_ISO,
-    PIDFILE,
-    PORTS,
-    Accelerator,
-    Channels,
-    machine_argv,
-)
-from orchestrator.localcloud.hypervisors.qmp import Qmp, listen
+from orchestrator.localcloud.hypervisors.qemu_argv import CONTEXT_ISO, PIDFILE, PORTS, Accelerator, Memory
+from orchestrator.localcloud.hypervisors.qmp import Qmp
 from orchestrator.localcloud.hypervisors.record import Record
+from orchestrator.localcloud.hypervisors.saved_state import MEMORY, StateBroken
+from orchestrator.localcloud.hypervisors.start import Started, start_machine
+from orchestrator.localcloud.hypervisors.states import States
 
 log = logging.getLogger(__name__)
 
@@ -42,38 +38,49 @@ _KEPT = (console.LOG, console.OLDER)
 
 
 class QemuHypervisor:
-    """`home` is the cloud's: machines live in `home/vms/ID`, the verdict on KVM beside them. What is said of a machine
-    is read from its directory and the process table, so any number of these, one after the other, see the same.
+    """`home` is the cloud's: machines live in `home/vms/ID`, the verdict on KVM and saved states beside them. What is
+    said of a machine is read from its directory and the process table, so any number of these, one after the other, see
+    the same. `states_mb`: what saved states may take on the disk; with 0 there are none, and every machine is booted.
 
     A guest that reboots is reset and goes on, as OpenNebula's guests do; one that powers itself off ends its QEMU."""
 
     name = "qemu"
 
-    def __init__(self, home: Path) -> None:
+    def __init__(self, home: Path, states_mb: int = 0) -> None:
         self._home = home
+        self._states = States(home, states_mb)
+        self._preparing = Preparing(home, self._states)
         self._guard = threading.Lock()
         self._locks: defaultdict[int, threading.RLock] = defaultdict(threading.RLock)
         self._cpu_seen: dict[Process, tuple[float, float]] = {}
 
+    def prepare(self, spec: MachineSpec) -> None:
+        """Make a saved state for machines like this one, in the background, if there is none."""
+        self._preparing.want(spec)
+
+    def stop_preparing(self) -> None:
+        """Leave off; what is half made goes."""
+        self._preparing.stop()
+
     def prolog(self, spec: MachineSpec) -> None:
-        """Lay out the machine's directory anew: overlays and the context ISO. Raises HypervisorError."""
+        """Lay out the machine's directory anew: overlays and the context ISO, and when there is a saved state of such a
+        machine, that. Raises HypervisorError."""
         with self._alone(spec.vm_id) as directory:
             _require_place(spec, directory)
             if self._running(spec.vm_id):
                 raise HypervisorError(f"machine {spec.vm_id} runs already")
             try:
                 directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-                for disk in spec.disks:
-                    lay_out(directory, disk)
-                if spec.context:
-                    write_context_iso(directory / CONTEXT_ISO, spec.context)
+                if not self._lay_out_clone(spec):
+                    _lay_out(spec)
                 Record.of(spec).write(directory)
             except OSError as error:
                 raise HypervisorError(f"{error.filename or directory}: {error.strerror}") from error
 
     def boot(self, spec: MachineSpec) -> str:
-        """Start QEMU and return `one-ID`. The first boot of a kernel on this host tries KVM, which can take ten
-        seconds. Raises HypervisorError with QEMU's own words: an address in use, a missing file, no memory."""
+        """Start QEMU and return `one-ID`: of a clone when it has taken its context. The first boot of a kernel on this
+        host tries KVM, which can take ten seconds. A state that cannot be restored is removed, and the machine booted.
+        Raises HypervisorError with QEMU's own words: an address in use, a missing file, no memory."""
         with self._alone(spec.vm_id) as directory:
             _require_place(spec, directory)
             if self._running(spec.vm_id):
@@ -90,8 +97,8 @@ class QemuHypervisor:
                 # Without a process first: should we die half-way, the pid file tells what runs, not an older record.
                 record.write(directory)
                 (directory / PIDFILE).unlink(missing_ok=True)
-                qemu, keeper = self._start(spec, directory)
-                replace(record, qemu=qemu, keeper=keeper).write(directory)
+                started = self._restored(spec) or self._booted(spec)
+                replace(record, qemu=started.qemu, keeper=started.keeper).write(directory)
             except OSError as error:
                 raise HypervisorError(f"{error.filename or directory}: {error.strerror}") from error
             return f"one-{spec.vm_id}"
@@ -191,28 +198,56 @@ class QemuHypervisor:
         percent = 100 * (used - used_before) / max(now - before, 0.01)
         return {"CPU": round(max(0.0, percent), 1), "MEMORY": float(qemu.resident_kb())}
 
-    def _start(self, spec: MachineSpec, directory: Path) -> tuple[Process, Process | None]:
+    def _lay_out_clone(self, spec: MachineSpec) -> bool:
+        state = self._preparing.fitting(spec)
+        if state is None:
+            return False
+        try:
+            lay_out_clone(state, spec)
+        except StateBroken as broken:
+            self._states.drop(state.folder, str(broken))
+        except (HypervisorError, OSError) as error:
+            log.warning(
+                "machine %s is booted, and not restored from state %s: %s", spec.vm_id, state.folder.name, error
+            )
+        else:
+            log.info("machine %s goes on from state %s", spec.vm_id, state.folder.name)
+            return True
+        return False
+
+    def _booted(self, spec: MachineSpec) -> Started:
         accelerator = self._accelerator(spec)
-        sandbox = acceleration.installed_qemu().sandbox
-        listener = listen(directory)
+        started = start_machine(spec, accelerator)
+        log.info("machine %s started: pid %s, %s", spec.vm_id, started.qemu.pid, accelerator)
+        return started
+
+    def _restored(self, spec: MachineSpec) -> Started | None:
+        """None when there is no state to go on from, or it is none; then all is laid out for a boot."""
+        directory = spec.directory
+        memory = directory / f"{MEMORY}.used"
         try:
-            writing, keeper = console.start_keeper(directory)
-            try:
-                channels = Channels(listener.fileno(), writing)
-                started, errors = start_detached(
-                    machine_argv(spec, accelerator, channels, sandbox), (channels.qmp, channels.console)
-                )
-            finally:
-                os.close(writing)
-        finally:
-            # Ours must be closed before we call: else nobody would refuse the call when QEMU is gone.
-            listener.close()
+            # Once: what is on the disk afterwards does not go with this memory any more.
+            (directory / MEMORY).rename(memory)
+        except FileNotFoundError:
+            return None
+        started: Started | None = None
         try:
-            qemu = wait_ready(directory, started, errors)
+            started = start_machine(spec, self._accelerator(spec), memory=Memory(memory, shared=False), restored=True)
+            restore_devices(directory)
+            wait_become(directory, started.qemu)
+        except (HypervisorError, OSError) as error:
+            log.warning("machine %s is booted, as its state was not restored: %s", spec.vm_id, error)
+            if started is not None:
+                _kill(started.qemu, spec.vm_id)
+            if (state := self._preparing.fitting(spec)) is not None:
+                self._states.drop(state.folder, f"machine {spec.vm_id} did not go on from it")
+            _lay_out(spec)
+            return None
         finally:
-            os.close(errors)
-        log.info("machine %s started: pid %s, %s", spec.vm_id, qemu.pid, accelerator)
-        return qemu, keeper
+            memory.unlink(missing_ok=True)
+            forget_state(directory)
+        log.info("machine %s restored: pid %s", spec.vm_id, started.qemu.pid)
+        return started
 
     def _accelerator(self, spec: MachineSpec) -> Accelerator:
         if spec.kernel is None:
@@ -239,6 +274,15 @@ class QemuHypervisor:
             raise HypervisorError(f"machine {vm_id} does not run")
         with Qmp(self._directory(vm_id), seconds=30.0) as qmp:
             yield qmp
+
+
+def _lay_out(spec: MachineSpec) -> None:
+    """Whatever was there before: overlays over the images, and the context ISO."""
+    forget_state(spec.directory)
+    for disk in spec.disks:
+        lay_out(spec.directory, disk)
+    if spec.context:
+        write_context_iso(spec.directory / CONTEXT_ISO, spec.context)
 
 
 def _require_place(spec: MachineSpec, directory: Path) -> None:

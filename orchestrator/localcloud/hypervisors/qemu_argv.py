@@ -40,6 +40,15 @@ class Channels:
     console: int
 
 
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """A machine's memory as a file. `shared`: what the machine writes goes into the file. Else the file is only read,
+    and a page that the machine writes is copied first: machines that begin with the same memory share the rest."""
+
+    path: Path
+    shared: bool
+
+
 def acceleration_arguments(accelerator: Accelerator) -> list[str]:
     """`kvm`: the host's own CPU. `tcg`: emulated, a thread a virtual CPU, every feature that TCG knows."""
     match accelerator:
@@ -58,9 +67,15 @@ def base_arguments(cpus: int, memory_mb: int) -> list[str]:
 
 
 def machine_argv(
-    spec: MachineSpec, accelerator: Accelerator, channels: Channels, sandbox: Sequence[str] = SANDBOX
+    spec: MachineSpec,
+    accelerator: Accelerator,
+    channels: Channels,
+    sandbox: Sequence[str] = SANDBOX,
+    memory: Memory | None = None,
+    restored: bool = False,
 ) -> list[str]:
-    """The whole command line; every path in it is absolute."""
+    """The whole command line; every path in it is absolute. `memory`: what backs it, if not QEMU's own. `restored`: it
+    does not boot, and waits to be told where its state is."""
     directory = spec.directory.absolute()
     argv = [
         *(BINARY, "-name", f"one-{spec.vm_id}", "-uuid", spec.uuid),
@@ -88,6 +103,8 @@ def machine_argv(
         ]
     for port, nic in enumerate(spec.nics):
         argv += _nic_arguments(nic, port_name(port))
+    argv += _memory_arguments(memory, spec.memory_mb) if memory is not None else []
+    argv += ["-incoming", "defer"] if restored else []
     return argv
 
 
@@ -124,8 +141,20 @@ def _context_arguments(iso: Path) -> list[str]:
     return ["-blockdev", json.dumps(node), "-device", "virtio-blk-pci,drive=context,id=virtio-context"]
 
 
+def _memory_arguments(memory: Memory, memory_mb: int) -> list[str]:
+    backend = {
+        "qom-type": "memory-backend-file",
+        "id": "memory",
+        "size": memory_mb << 20,
+        "mem-path": str(memory.path.absolute()),
+        "share": memory.shared,
+    }
+    return ["-object", json.dumps(backend), "-machine", "memory-backend=memory"]
+
+
 def _nic_arguments(nic: NicSpec, port: str) -> list[str]:
     restrict = "off" if nic.outbound else "on"
-    netdev = f"user,id=net{nic.nic_id},ipv6=off,restrict={restrict},hostfwd={forwarding(nic)}"
+    netdev = f"user,id=net{nic.nic_id},ipv6=off,restrict={restrict}"
+    netdev += f",hostfwd={forwarding(nic)}" if nic.address else ""
     device = f"virtio-net-pci,netdev=net{nic.nic_id},id=nic{nic.nic_id},mac={nic.mac},bus={port},romfile="
     return ["-netdev", netdev, "-device", device]

@@ -73,6 +73,21 @@ class Qmp:
             request["arguments"] = {name.replace("_", "-"): value for name, value in arguments.items()}  # type: ignore[assignment]
         try:
             self._socket.sendall(json.dumps(request).encode() + b"\n")
+        except OSError as error:
+            raise HypervisorError(f"{command}: {error.strerror or error}") from error
+        return self._answer(command)
+
+    def give_file(self, name: str, descriptor: int) -> None:
+        """Let QEMU have an open file, by a name of ours: `fd:NAME` where a command takes an address."""
+        request = {"execute": "getfd", "arguments": {"fdname": name}}
+        try:
+            socket.send_fds(self._socket, [json.dumps(request).encode() + b"\n"], [descriptor])
+        except OSError as error:
+            raise HypervisorError(f"getfd: {error.strerror or error}") from error
+        self._answer("getfd")
+
+    def _answer(self, command: str) -> Any:
+        try:
             while True:
                 reply = self._read()
                 if "return" in reply:
