@@ -28,7 +28,7 @@ from orchestrator.opennebula.transport import BoundedTransport, NeverSent
 T = TypeVar("T")
 OnRequest = Callable[[str, str, float], None]
 """Told of each request when it is over: method ("vm.info"), result ("ok", or what kind of failure), and the seconds
-that it took, its turn not counted."""
+that it took, its turn not counted. Of one for whose answer nobody waited nothing is told."""
 
 log = logging.getLogger(__name__)
 
@@ -112,8 +112,11 @@ class Client:
             except CloudError as error:
                 result = _kind(error)
                 raise
+            except asyncio.CancelledError:
+                result = ""
+                raise
             finally:
-                if self._on_request is not None:
+                if self._on_request is not None and result:
                     self._on_request(method, result, time.monotonic() - began)
 
     async def order(self, method: str, *arguments: Any) -> Any:

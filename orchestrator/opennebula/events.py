@@ -147,9 +147,9 @@ class EventStream:
         ]
         try:
             socket.connect(self.address)
-        except zmq.ZMQError as error:
+        except zmq.ZMQError as error:  # it is no reason to do without the VMs
+            log.warning("OpenNebula's events cannot be had from %s: %s", self.address, error)
             self.close()
-            raise NotPossible("ONE_ZMQ", f"{self.address}: {error}", f"give OpenNebula's, tcp://HOST:{PORT}") from error
 
     def close(self) -> None:
         """Listen no more."""

@@ -377,6 +377,14 @@ async def test_an_address_that_was_given_is_tried_on(server):
             oned.close()
 
 
+async def test_an_address_that_zeromq_cannot_take_is_told_and_no_hindrance(server, caplog):
+    shown(server, BOOTING, RUNNING)
+    async with Cloud(server.url, "a:b", requests_per_second=1000, poll_seconds=0.02, events="tcp://e x:1") as cloud:
+        assert (await cloud.wait_running(0, within=WITHIN)).phase is Phase.RUNNING
+        assert await cloud.events_come(within=WITHIN) is False
+    assert caplog.text.count("cannot be had from tcp://e x:1") == 1
+
+
 async def test_what_is_no_publisher(server):
     """Something that takes connections and says nothing."""
     with sockets.create_server(("127.0.0.1", 0)) as mute:

@@ -306,3 +306,18 @@ async def test_what_is_not_sent_is_no_request(server):
         await client.once("vm.update", 1, "\x00", 1)
     client.close()
     assert told == []
+
+
+async def test_a_request_for_which_nobody_waited_is_not_told(server):
+    told = []
+    server.gate.clear()
+    client = Client(server.url, "a:b", on_request=lambda *request: told.append(request))
+    asking = asyncio.create_task(client.once("vm.action", "hold", 1))
+    async with asyncio.timeout(30):
+        while not server.under_way():
+            await asyncio.sleep(0.01)
+    asking.cancel()
+    await asyncio.gather(asking, return_exceptions=True)
+    server.gate.set()
+    client.close()
+    assert told == []
