@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from orchestrator.opennebula import Cloud
     from orchestrator.provisioning.image import BaseImages
     from orchestrator.provisioning.ports import SshIdentity
+    from orchestrator.runner.outlook import Outlook
     from orchestrator.runner.tools import Console, Tools
     from orchestrator.scheduler.upkeep import Upkeep
     from orchestrator.telemetry import Address, Metrics, Telemetry
@@ -221,6 +222,28 @@ async def open_tools(
             lease_seconds=house.settings.lease_seconds,
             telemetry=telemetry,
         )
+
+
+async def look_ahead(house: House) -> Outlook:
+    """What runners would do now for the ready machines of every pool. Nothing is changed.
+
+    Raises InvalidPool, and what `open_cloud` does.
+    """
+    from orchestrator.runner.outlook import look_ahead as look
+    from orchestrator.runner.tools import Tools
+
+    pools = await load_pools(house.settings)
+    async with open_cloud(house.settings) as cloud:
+        tools = Tools(
+            runner_id="",
+            store=house.store,
+            artifacts=house.artifacts,
+            cloud=cloud,
+            pools=pools,
+            client_key=client_key(house.settings),
+            console=console_reader(house.settings),
+        )
+        return await look(tools)
 
 
 async def _reread_pools(house: House, runner_id: str, served: dict[str, Pool], names: Collection[str] | None) -> None:

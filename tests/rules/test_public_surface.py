@@ -17,7 +17,7 @@ COMMANDS = (
 )
 GROUPS = {
     "vm": ("list",),
-    "pool": ("list",),
+    "pool": ("list", "check", "plan", "apply", "drain", "resume", "rotate"),
     "image": ("build", "list", "promote", "rollback"),
     "cloud": ("start", "status", "stop"),
 }
