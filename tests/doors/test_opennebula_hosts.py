@@ -7,8 +7,12 @@ import pytest
 
 from orchestrator.domain.errors import CloudDenied
 from orchestrator.domain.pool import Placement
-from orchestrator.opennebula import Phase, waiting
+from orchestrator.localcloud.hypervisors.simulated import SimulatedHypervisor
+from orchestrator.localcloud.knobs import CloudSettings
+from orchestrator.localcloud.server import LocalCloud
+from orchestrator.opennebula import Cloud, Phase, VmRequest, waiting
 from tests.doors.test_opennebula_cloud import NO_HOSTS, REQUEST, RUNNING, cloud, server, shown
+from tests.doors.test_opennebula_localcloud import base_image
 from tests.replay_server import recorded
 
 __all__ = ["cloud", "server"]
@@ -101,3 +105,43 @@ async def test_a_vm_that_waits_and_avoids_no_host_is_left_alone(server, cloud, m
     shown(server, PENDING, RUNNING)
     await cloud.wait_running(0, within=30)
     assert not server.asked("one.vm.update")
+
+
+# ── against a whole cloud ───────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.fixture
+async def alice(tmp_path):
+    """An ordinary user of a cloud of two hosts, and a template that she may use."""
+    hypervisor = SimulatedHypervisor()
+    with LocalCloud(tmp_path / "cloud", hypervisor=hypervisor, knobs=CloudSettings(hosts=2)) as running:
+        async with Cloud(running.url, running.session) as admin:
+            version = await base_image(admin, tmp_path)
+            await admin.client.order("user.allocate", "alice", "secret", "", [1])
+            for kind, number in (("template", version.template_id), ("image", version.disk_image)):
+                await admin.client.order(f"{kind}.chmod", number, -1, -1, -1, -1, -1, -1, 1, -1, -1)
+            for image in (version.kernel_image, version.ramdisk_image):
+                await admin.client.order("image.chmod", image, -1, -1, -1, -1, -1, -1, 1, -1, -1)
+            async with Cloud(running.url, "alice:secret", events=running.events) as hers:
+                yield hers, version.template_id
+                for vm in await hers.vms():
+                    await hers.terminate(vm.id, within=30)
+    hypervisor.close()
+
+
+SMALL = VmRequest("mayfly", 1, 2**28, "open", {}, {"MAYFLY_VM": "vm-1"})
+
+
+async def test_the_scheduler_avoids_what_it_is_told_to(alice):
+    cloud, template = alice
+    assert await cloud.hosts() == []
+    for avoided, host in (("localhost", "localhost-1"), ("localhost-1", "localhost")):
+        vm_id = await cloud.instantiate(template, replace(SMALL, avoid_hosts=(avoided,)))
+        assert (await cloud.wait_running(vm_id, within=30)).host == host
+
+
+async def test_where_all_hosts_are_to_be_avoided_any_will_do_in_the_end(alice, monkeypatch):
+    monkeypatch.setattr(waiting, "LIFTED_AFTER_SECONDS", 0.5)
+    cloud, template = alice
+    vm_id = await cloud.instantiate(template, replace(SMALL, avoid_hosts=("localhost", "localhost-1")))
+    assert (await cloud.wait_running(vm_id, within=30)).phase is Phase.RUNNING
