@@ -132,8 +132,8 @@ async def reach(port: int, **changes: Any) -> Guest:
 
 @asynccontextmanager
 async def simulated(**changes: Any) -> AsyncIterator[tuple[Guest, SimulatedGuest]]:
-    """A simulated guest, reached."""
-    machine = spec(free_port(), outbound=changes.pop("outbound", False))
+    """A simulated guest, reached; at `port` if that is given."""
+    machine = spec(changes.pop("port", None) or free_port(), outbound=changes.pop("outbound", False))
     far = await asyncio.to_thread(start_guest, machine, changes.pop("on_poweroff", lambda: None))
     try:
         near = await reach(machine.nics[0].host_port, **changes)

@@ -124,8 +124,8 @@ class Guest:
     async def make_ready(
         self, arming: Arming, extra: Sequence[tuple[str, int]] = (), window: float = PROBE_WINDOW_SECONDS
     ) -> tuple[Facts, tuple[Probe, ...]]:
-        """`facts`, `probe_seal` and `arm` in one request, at the same time. A machine that has been used already is
-        told by its facts, and not armed. Raises LaunchFailed when the unit cannot be armed."""
+        """`facts`, `probe_seal` and `arm` in one request, at the same time. Why a machine that does not meet its
+        requirements cannot be armed is told by its facts; else raises LaunchFailed when it cannot."""
         text = arm_request(arming, probe_words(extra, window))
 
         async def ask(connection: asyncssh.SSHClientConnection) -> tuple[Facts, tuple[Probe, ...]]:
@@ -133,8 +133,9 @@ class Guest:
                 facts = read_facts(wire.Reply(await attendant.expect(b"i"), "", 0))
                 probes = read_probes(wire.Reply(await attendant.expect(b"p"), "", 0))
                 answer = await attendant.expect(b"a")
-                if answer not in (b"used", b"gone"):
+                if not facts.unmet:
                     require_answer(answer, b"armed", str(self._way))
+                if answer == b"armed":
                     self._armed, self._arming = attendant, arming
                 return facts, probes
 

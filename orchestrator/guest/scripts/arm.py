@@ -60,7 +60,15 @@ class Arming:
         self.purpose = f"grace {grace}\n".encode() + self.launcher + self.record
         self.running: list[int] = []
 
-    def begin(self) -> None:
+    def begin(self) -> str:
+        """Why not; nothing when it has begun."""
+        try:
+            self.spawn_all()
+        except OSError as error:
+            return f"failed {error.filename or LOGS}: {error.strerror}"
+        return ""
+
+    def spawn_all(self) -> None:
         if os.path.exists(RUN + "/launcher"):
             disarm()
         write_file(RUN + "/launcher", self.launcher)
@@ -137,12 +145,11 @@ def make_ready(arming: Arming, probing: Probing | None) -> str:
         os.makedirs(folder, exist_ok=True)
     with Lock():
         used, armed = bool(read_file(RUN + "/token")), read_file(RUN + "/armed") == arming.purpose
-        if not used and not armed:
-            arming.begin()
+        failure = "" if used or armed else arming.begin()
         tell(probing)
         if used or armed:
             return "used" if used else "armed"
-        return arming.finish()
+        return failure or arming.finish()
 
 
 def tell(probing: Probing | None) -> None:
