@@ -564,9 +564,9 @@ class Life:
 
     # what upkeep does
 
-    def upkeep(self, stubborn: bool) -> None:
-        """A round of reaping, carried out. What was carried out is not asked for again."""
-        decided = reap(self.facts(), self.suspects, self.now)
+    def upkeep(self, stubborn: bool, lost: Collection[str] = ()) -> None:
+        """A round of reaping, carried out. What was carried out is not asked for again. lost: runners that are."""
+        decided = reap(self.facts(lost), self.suspects, self.now)
         self.suspects = decided.suspects
         tried: list[Decision] = []
         for plan in decided.plans:
@@ -574,12 +574,12 @@ class Life:
                 tried.append(step)
                 if not self.carried_out(step, stubborn):
                     break
-        again = reap(self.facts(), decided.suspects, self.now)
+        again = reap(self.facts(lost), decided.suspects, self.now)
         repeated = [step for step in again.decisions if step in tried]
         # a machine that will not end is asked again in every round, once it is late
         assert [step for step in repeated if not (stubborn and isinstance(step, Destroy))] == []
 
-    def facts(self) -> Facts:
+    def facts(self, lost: Collection[str]) -> Facts:
         """As upkeep loads them."""
         vms = self.run(self.store.vms.open())
         held = []
@@ -604,7 +604,7 @@ class Life:
             OpenVm(vm.id, vm.cloud_id, vm.state, vm.deadline_at or T0, vm.task_id, vm.attempt, vm.runner_id)
             for vm in vms
         ]
-        return Facts(held, rows, list(self.machines.values()), alive=self.runners)
+        return Facts(held, rows, list(self.machines.values()), alive=set(self.runners) - set(lost))
 
     def carried_out(self, step: Decision, stubborn: bool) -> bool:
         match step:
@@ -623,9 +623,9 @@ class Life:
                 return self.finished(Finished.by(lease, verdict), if_expired=True)
             case Adopt(vm_id, cloud_id):
                 return self.known(vm_id, cloud_id)
-            case Destroy(vm_id, cloud_id):
+            case Destroy(vm_id, cloud_id, _, spare):
                 self.unheld(vm_id)
-                self.moved(vm_id, VmState.DESTROYING, None)
+                self.moved(vm_id, VmState.DESTROYING, None, if_spare=spare)
                 return not stubborn and self.destroyed(cloud_id) and self.moved(vm_id, VmState.DESTROYED, None)
             case DestroyOrphan(cloud_id):
                 self.unheld(self.machines[cloud_id].vm_id)
