@@ -14,7 +14,7 @@ from typing import Any, BinaryIO, Literal
 
 import paramiko
 
-from orchestrator.guest import Guest, KeyPair, Launch, OutputEntry, connect, make_key
+from orchestrator.guest import Guest, KeyPair, Launch, OutputEntry, WholeOutput, connect, make_key
 from orchestrator.localcloud.hypervisors import MachineSpec, NicSpec
 from orchestrator.localcloud.hypervisors.ssh_guest import SimulatedGuest, start_guest
 from tests.misbehaving_ssh import Answer, Meets, MisbehavingServer
@@ -81,10 +81,19 @@ class MemoryOutputs:
     async def open(self, entry: OutputEntry, /) -> _Writer:
         return _Writer(self, entry.path)
 
+    async def put(self, files: Sequence[WholeOutput], /) -> None:
+        for each in files:
+            assert hashlib.sha256(each.data).hexdigest() == each.sha256
+            self.files[each.entry.path] = each.data
+
 
 class _Writer:
     def __init__(self, outputs: MemoryOutputs, path: str) -> None:
         self._outputs, self._path, self._data = outputs, path, b""
+
+    @property
+    def sha256(self) -> str:
+        return hashlib.sha256(self._data).hexdigest()
 
     async def write(self, data: bytes, /) -> None:
         self._data += data

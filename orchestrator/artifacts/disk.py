@@ -41,11 +41,16 @@ def make_folder(path: Path) -> Path:
     return path
 
 
+def new_file(folder: Path) -> tuple[int, Path]:
+    """A new file in `folder`: its descriptor and path."""
+    path = folder / f"{os.getpid()}-{secrets.token_hex(8)}"
+    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600), path
+
+
 @contextmanager
 def fresh_file(folder: Path) -> Iterator[tuple[int, Path]]:
     """A new file in `folder`: its descriptor and path. Gone after the block unless it was renamed away."""
-    path = folder / f"{os.getpid()}-{secrets.token_hex(8)}"
-    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    fd, path = new_file(folder)
     try:
         yield fd, path
     finally:
@@ -87,7 +92,12 @@ def write_whole(path: Path, data: bytes, *, scratch: Path) -> None:
 
 def sync_folder(path: Path) -> None:
     """Make renames into `path` survive a power cut."""
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    sync_file(path)
+
+
+def sync_file(path: Path) -> None:
+    """Make what was written to `path` survive a power cut."""
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
     try:
         os.fsync(fd)
     finally:

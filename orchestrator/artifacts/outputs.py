@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import secrets
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, asynccontextmanager, contextmanager
 from functools import partial
 from pathlib import Path
@@ -32,6 +32,17 @@ class NamedFile(Protocol):
     def mode(self) -> int: ...
 
 
+class WholeFile(Protocol):
+    """A small file that came out of the machine, and what the machine says its sha256 is."""
+
+    @property
+    def entry(self) -> NamedFile: ...
+    @property
+    def data(self) -> bytes: ...
+    @property
+    def sha256(self) -> str: ...
+
+
 class OutputWriter:
     """One output that is being written; ended by one `commit` or `abort`."""
 
@@ -53,6 +64,11 @@ class OutputWriter:
         """Raises HostDiskFull, StagingFailed when all outputs together are over their limit."""
         self._outputs.count(len(data))
         await self._patience.through(partial(self._blob.write, data))
+
+    @property
+    def sha256(self) -> str:
+        """Of what was written so far."""
+        return self._blob.sha256
 
     async def commit(self, sha256: str) -> None:
         """Keep it. `sha256`: of what the machine read; StagingFailed if it is not what was written here."""
@@ -91,6 +107,36 @@ class OutputsWriter:
     async def open(self, entry: NamedFile) -> OutputWriter:
         """Begin an output. Raises StagingFailed for a name that is bad, twice there or both file and folder, and for
         too many; HostDiskFull."""
+        self._name(entry)
+        writer = OutputWriter(entry, self, await self._patience.through(self._begin), self._patience)
+        self._opened.append(writer)
+        return writer
+
+    async def put(self, files: Sequence[WholeFile]) -> None:
+        """Take small ones, together. Raises as `open`, `OutputWriter.write` and `commit`, when those are taken that can
+        be; HostDiskFull, and then none is."""
+        entries: list[Entry] = []
+        wrong: StagingFailed | None = None
+        for each in files:
+            try:
+                path = self._name(each.entry)
+                self.count(len(each.data))
+            except StagingFailed as error:
+                wrong = error
+                break
+            entries.append(Entry(path, EntryKind.FILE, each.entry.mode & 0o777, len(each.data), each.sha256))
+        contents = [each.data for each in files[: len(entries)]]
+        ids = await self._patience.through(partial(self._blobs.put_all, contents))
+        for entry, blob_id in zip(entries, ids, strict=True):
+            if entry.sha256 == blob_id:
+                self.entries.append(entry)
+            else:
+                wrong = StagingFailed(f"output {entry.path!r} came out changed: its sha256 is not the machine's")
+        if wrong:
+            raise wrong
+
+    def _name(self, entry: NamedFile) -> str:
+        """Its path, taken from now on."""
         path = checked_path(entry.path)
         parts = path.split("/")
         above = {"/".join(parts[:n]) for n in range(1, len(parts))}
@@ -98,11 +144,9 @@ class OutputsWriter:
             raise Unstageable(f"output {path!r} is there twice")
         if len(self._names) >= self._max_files:
             raise Unstageable(f"more than {self._max_files} outputs")
-        writer = OutputWriter(entry, self, await self._patience.through(self._begin), self._patience)
         self._names.add(path)
         self._folders |= above
-        self._opened.append(writer)
-        return writer
+        return path
 
     def _begin(self) -> tuple[AbstractContextManager[BlobWriter], BlobWriter]:
         blob = self._blobs.writer()

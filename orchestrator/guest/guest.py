@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 import asyncssh
 
-from orchestrator.domain.errors import ConnectionLost, Unreachable
+from orchestrator.domain.errors import ConnectionLost, PlatformError, Unreachable
 from orchestrator.domain.outcome import Lost, Outcome, Usage
 from orchestrator.guest import wire
 from orchestrator.guest.adoption import Started, look_request, read_look
@@ -280,7 +280,13 @@ class Guest:
         and names the others: what is not a regular file, what `task` cannot read, what changed while it was read.
         """
         taking = Taking(entries, sink, limit_bytes, progress)
-        await self._persist(self._at_the_end(taking.take), progress=lambda: taking.done)
+        try:
+            await self._persist(self._at_the_end(taking.take), progress=lambda: taking.done)
+        except PlatformError:
+            await taking.keep()
+            raise
+        finally:
+            await taking.drop()
         if taking.refused:
             raise OutputRefused(taking.refused)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import Enum
@@ -22,6 +23,8 @@ Progress = Callable[[int, int], None]
 STALLED_SECONDS = 120.0
 MAX_PATH = 4000
 MAX_ENTRIES = 100_000
+GATHERED_BYTES, GATHERED_FILES = 1 << 22, 512
+"""Small files are put away when there are so many."""
 
 
 class OutputKind(Enum):
@@ -59,9 +62,21 @@ class OutputEntry:
     mtime: int
 
 
-class OutputWriter(Protocol):
-    """Where one file goes. Ended by exactly one of: commit (sha256 in hex, the same on both ends), abort."""
+@dataclass(frozen=True, slots=True)
+class WholeOutput:
+    """A small file that came out: its content, and the sha256 of that in hex, the same on both ends."""
 
+    entry: OutputEntry
+    data: bytes
+    sha256: str
+
+
+class OutputWriter(Protocol):
+    """Where one large file goes. `sha256`, in hex: of what was written so far. Ended by exactly one of: commit (of the
+    sha256 on both ends), abort."""
+
+    @property
+    def sha256(self) -> str: ...
     async def write(self, data: bytes, /) -> None: ...
     async def commit(self, sha256: str, /) -> None: ...
     async def abort(self) -> None: ...
@@ -71,6 +86,7 @@ class OutputSink(Protocol):
     """Where outputs go."""
 
     async def open(self, entry: OutputEntry, /) -> OutputWriter: ...
+    async def put(self, files: Sequence[WholeOutput], /) -> None: ...
 
 
 async def read_listing(attendant: Attendant, most: int) -> tuple[OutputEntry, ...]:
@@ -118,85 +134,148 @@ class _NotTaken(Exception):
     """The file whose turn it is does not come out. The message says why."""
 
 
+@dataclass(slots=True)
+class _Half:
+    """A large file that is coming out: `done` bytes of `size` are written."""
+
+    entry: OutputEntry
+    writer: OutputWriter
+    size: int
+    done: int = 0
+
+
 class Taking:
-    """Taking files, in order, from one attendant or more: what was committed stays when a connection drops. `refused`:
-    those that would not come out; they keep no other from it.
+    """Taking files, in order, from one attendant or more: what came stays when a connection drops, and of a large file
+    only the rest is asked for. `refused`: those that would not come out; they keep no other from it.
 
     Raises StagingFailed when all are more than `limit` bytes.
     """
 
     def __init__(self, entries: Sequence[OutputEntry], sink: OutputSink, limit: int, progress: Progress | None) -> None:
-        self._left, self.refused = takeable(entries)
-        self._count = len(self._left)
+        files, self.refused = takeable(entries)
+        self._left = deque(files)
         self._sink = sink
         self._limit = limit
         self._progress = progress
-        self._total = sum(entry.size for entry in self._left)
-        self._taken = 0
+        self._total = sum(entry.size for entry in files)
+        self._came = 0
+        self._half: _Half | None = None
+        self._gathered: list[WholeOutput] = []
+        self._gathered_bytes = 0
+        self._settled = 0
         if self._total > limit:
             raise Unstageable(f"the outputs have {self._total} bytes, and at most {limit} are taken")
 
     @property
     def done(self) -> int:
-        """Files committed or refused."""
-        return self._count - len(self._left)
+        """Rises with each file that came or was refused, and with each byte."""
+        return self._settled + self._came + (self._half.done if self._half else 0)
 
     async def take(self, attendant: Attendant) -> None:
-        """Ask for the files that are left and write each to the sink. Raises Dropped, StagingFailed, StepFailed."""
-        if not self._left:
-            return
-        names = b"".join(entry.path.encode(errors="surrogateescape") + b"\0" for entry in self._left)
-        await attendant.send(b"read %d\n" % len(names) + names)
+        """Ask for what is left and write it to the sink. Raises Dropped, StagingFailed, StepFailed."""
+        if self._left:
+            names = b"".join(entry.path.encode(errors="surrogateescape") + b"\0" for entry in self._left)
+            await attendant.send(b"read %d %d\n" % (len(names), self._half.done if self._half else 0) + names)
         while self._left:
+            entry = self._left[0]
             try:
-                await self._take_one(attendant, self._left[0])
+                await self._take_one(attendant, entry)
             except _NotTaken as why:
-                self.refused.append(Refused(self._left[0].path, str(why)))
-            self._left.pop(0)
+                await self.drop()
+                self.refused.append(Refused(entry.path, str(why)))
+            self._left.popleft()
+            self._settled += 1
+        await self.keep()
+
+    async def keep(self) -> None:
+        """Put away what came whole and is not put away yet."""
+        await self._put_gathered()
+
+    async def drop(self) -> None:
+        """Forget what did not come whole. Idempotent."""
+        half, self._half = self._half, None
+        if half:
+            await half.writer.abort()
 
     async def _take_one(self, attendant: Attendant, entry: OutputEntry) -> None:
         kind, payload = await _frame(attendant)
-        if kind == b"!":
-            raise _NotTaken(printable(payload.decode(errors="replace")))
-        size = int(payload) if kind == b"f" and payload.isdigit() and len(payload) < 20 else -1
-        if size < 0:
-            raise StepFailed(f"the guest sent a frame of kind {kind!r} where a file was to begin")
-        if self._taken + size > self._limit:
-            raise Unstageable(f"output {printable(entry.path)}: more than {self._limit} bytes in all")
-        writer = await self._sink.open(entry)
-        try:
-            sha256 = await self._copy(attendant, entry, writer, size)
-        except BaseException:
-            await writer.abort()
-            raise
-        await writer.commit(sha256)
-        self._taken += size
+        match kind:
+            case b"w":
+                await self.drop()
+                about, _, data = payload.partition(b"\n")
+                self._count(entry, len(data))
+                _check(entry, about, len(data), lambda: hashlib.sha256(data).hexdigest())
+                await self._gather(entry, data, about[:64].decode())
+            case b"f":
+                await self._take_large(attendant, entry, payload)
+            case b"!":
+                raise _NotTaken(printable(payload.decode(errors="replace")))
+            case _:
+                raise StepFailed(f"the guest sent a frame of kind {kind!r} where a file was to begin")
 
-    async def _copy(self, attendant: Attendant, entry: OutputEntry, writer: OutputWriter, size: int) -> str:
-        hashed = hashlib.sha256()
-        done = 0
+    async def _take_large(self, attendant: Attendant, entry: OutputEntry, payload: bytes) -> None:
+        size = int(payload) if payload.isdigit() and len(payload) < 20 else -1
+        if size < 0:
+            raise StepFailed("the guest announced a file of a size that is none")
+        self._count(entry, size)
+        half = self._half
+        if half is None:
+            await self._put_gathered()
+            half = self._half = _Half(entry, await self._sink.open(entry), size)
+        elif half.size != size:
+            raise _NotTaken("it changed while it was read")
+        about = await self._copy(attendant, half)
+        _check(entry, about, half.done, lambda: half.writer.sha256)
+        await half.writer.commit(half.writer.sha256)
+        self._half = None
+        self._came += size
+
+    async def _copy(self, attendant: Attendant, half: _Half) -> bytes:
         while True:
             kind, payload = await _frame(attendant)
             match kind:
                 case b"d":
-                    done += len(payload)
-                    if done > size:
+                    if half.done + len(payload) > half.size:
                         raise StepFailed("the guest sent more of a file than it announced")
-                    hashed.update(payload)
-                    await writer.write(payload)
-                    if self._progress:
-                        self._progress(self._taken + done, self._total)
+                    await half.writer.write(payload)
+                    half.done += len(payload)
+                    self._tell(self._came + half.done)
                 case b"h":
-                    theirs, _, state = payload.partition(b" ")
-                    if state != b"same" or done != size or size != entry.size:
-                        raise _NotTaken("it changed while it was read")
-                    if theirs.decode("ascii", "replace") != hashed.hexdigest():
-                        raise _NotTaken("its sha256 in the guest is not what came")
-                    return hashed.hexdigest()
+                    return payload
                 case b"!":
                     raise _NotTaken(printable(payload.decode(errors="replace")))
                 case _:
                     raise StepFailed(f"the guest sent a frame of kind {kind!r} in the middle of a file")
+
+    async def _gather(self, entry: OutputEntry, data: bytes, sha256: str) -> None:
+        self._gathered.append(WholeOutput(entry, data, sha256))
+        self._gathered_bytes += len(data)
+        self._came += len(data)
+        self._tell(self._came)
+        if self._gathered_bytes >= GATHERED_BYTES or len(self._gathered) >= GATHERED_FILES:
+            await self._put_gathered()
+
+    async def _put_gathered(self) -> None:
+        files, self._gathered, self._gathered_bytes = self._gathered, [], 0
+        if files:
+            await self._sink.put(files)
+
+    def _count(self, entry: OutputEntry, size: int) -> None:
+        if self._came + size > self._limit:
+            raise Unstageable(f"output {printable(entry.path)}: more than {self._limit} bytes in all")
+
+    def _tell(self, done: int) -> None:
+        if self._progress:
+            self._progress(done, self._total)
+
+
+def _check(entry: OutputEntry, about: bytes, size: int, ours: Callable[[], str]) -> None:
+    """What the guest says of a file that came, against what came and what was listed."""
+    theirs, _, state = about.partition(b" ")
+    if state != b"same" or size != entry.size:
+        raise _NotTaken("it changed while it was read")
+    if theirs != ours().encode():
+        raise _NotTaken("its sha256 in the guest is not what came")
 
 
 async def _frame(attendant: Attendant) -> tuple[bytes, bytes]:

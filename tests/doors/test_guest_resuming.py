@@ -4,23 +4,24 @@ from __future__ import annotations
 
 import hashlib
 import random
+import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
 
 from orchestrator.domain.errors import StagingFailed
+from orchestrator.domain.outcome import Exited
+from orchestrator.guest import OutputKind, OutputRefused, Started
 from orchestrator.guest.wire import request
 from tests.cut_connections import machine
-from tests.guest_ends import Entry
+from tests.guest_ends import Entry, MemoryOutputs, Sinks, launch
 
 MIB = 1 << 20
 HANDSHAKE = 20_000
 """Bytes of a connection that are SSH's own, and of the program."""
 IN_FLIGHT = 4 * MIB
 """What SSH's window, the sockets and the pipes may hold when a connection is cut."""
-
-HERE = Path(__file__).parent
 
 
 def data(size: int, seed: int = 0) -> bytes:
@@ -134,3 +135,73 @@ def test_one_that_was_left_behind_is_ended_before_another_writes(tmp_path: Path)
         then = subprocess.run(command, input=b"q\0\0\0\1b", capture_output=True, check=True)
         assert then.stdout[5:] == b"0 " + hashlib.sha256().hexdigest().encode()
         assert former.wait(30) == -9
+
+
+TOKEN = "task.1"
+RECORD = "result=success\ncode=exited\nstatus=0\nlaunched=no\ntraced=yes\nend\n"
+
+
+def ended(folder: Path) -> dict[str, str]:
+    """A process has ended in that machine; what its programs take for what there."""
+    for name in ("run/mayfly-task", "logs"):
+        (folder / name).mkdir(parents=True)
+    (folder / "run/mayfly-task/token").write_text(TOKEN)
+    (folder / "run/mayfly-task/exit").write_text(RECORD)
+    for name in ("stdout", "stderr", "trace"):
+        (folder / "logs" / name).touch()
+    user = {"os.geteuid() == 0": "False"}  # whoever runs the test stands for the user `task`
+    return {"/run/mayfly-": f"{folder}/run/mayfly-", "/var/lib/mayfly-task": f"{folder}/logs", **user}
+
+
+def fill(folder: Path, files: dict[str, bytes]) -> None:
+    for path, content in files.items():
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        (folder / path).write_bytes(content)
+
+
+MANY = {f"d{n % 5}/{n}": data(n * 13 % 9000, n) for n in range(1500)}
+
+
+@pytest.mark.parametrize(
+    ("files", "cuts"),
+    [
+        ({"large": data(20 * MIB)}, [12 * MIB]),
+        ({"large": data(20 * MIB), "z/small": b"1", "a": b""}, [5 * MIB, 3 * MIB + 17, 60_000]),
+        ({"large": data(6 * MIB), "larger": data(9 * MIB, 1)}, [7 * MIB, 4 * MIB]),
+        (MANY, [2 * MIB, MIB]),
+    ],
+)
+async def test_outputs_come_out_over_connections_that_are_cut(
+    tmp_path: Path, files: dict[str, bytes], cuts: list[int]
+) -> None:
+    fill(tmp_path / "task" / "out", files)
+    outputs, told = MemoryOutputs(), []
+    async with machine(tmp_path, cuts, of_received=True, instead=ended(tmp_path)) as (guest, way):
+        assert await guest.resume(launch("x", token=TOKEN)) is Started.ENDED
+        assert (await guest.follow(*Sinks()))[0] == Exited(0)
+        entries = [entry for entry in await guest.list_outputs() if entry.kind is OutputKind.FILE]
+        await guest.stage_out(entries, outputs, limit_bytes=1 << 30, progress=lambda *done: told.append(done))
+    total = sum(map(len, files.values()))
+    assert outputs.files == files
+    assert outputs.aborted == []
+    assert way.connections == len(cuts) + 1
+    assert way.received < total * 1.05 + 200 * len(files) + (len(cuts) + 1) * (HANDSHAKE + IN_FLIGHT)
+    assert told == sorted(told)
+    assert told[-1] == (total, total)
+
+
+async def test_a_folder_that_became_a_link_is_not_followed(tmp_path: Path) -> None:
+    fill(tmp_path / "task" / "out", {"d/a": b"1", "e/b": b"2", "e/c": b"3"})
+    fill(tmp_path / "elsewhere", {"a": b"4"})
+    outputs = MemoryOutputs()
+    async with machine(tmp_path, instead=ended(tmp_path)) as (guest, _):
+        await guest.resume(launch("x", token=TOKEN))
+        await guest.follow(*Sinks())
+        entries = [entry for entry in await guest.list_outputs() if entry.kind is OutputKind.FILE]
+        shutil.rmtree(tmp_path / "task" / "out" / "d")
+        (tmp_path / "task" / "out" / "d").symlink_to(tmp_path / "elsewhere")
+        (tmp_path / "task" / "out" / "e" / "b").unlink()
+        (tmp_path / "task" / "out" / "e" / "b").symlink_to("c")
+        with pytest.raises(OutputRefused, match="output d/a: Not a directory; output e/b: not a regular file"):
+            await guest.stage_out(entries, outputs, limit_bytes=10)
+    assert outputs.files == {"e/c": b"3"}

@@ -33,6 +33,11 @@ def sent(data: bytes, state: bytes = b"same", claimed: bytes = b"") -> bytes:
     return frame(b"f", b"%d" % len(data)) + frame(b"d", data) + frame(b"h", digest + b" " + state)
 
 
+def whole(data: bytes, state: bytes = b"same", claimed: bytes = b"") -> bytes:
+    digest = claimed or hashlib.sha256(data).hexdigest().encode()
+    return frame(b"w", digest + b" " + state + b"\n" + data)
+
+
 async def test_a_tree_goes_in_whole_and_its_progress_is_told() -> None:
     told: list[tuple[int, int]] = []
     async with simulated() as (guest, _):
@@ -230,7 +235,14 @@ async def test_outputs_over_the_limit_are_not_even_asked_for() -> None:
         (sent(b"1", claimed=b"0" * 64), OutputRefused, "its sha256 in the guest is not what came"),
         (sent(b"1" * 11), StagingFailed, "output f: more than 10 bytes in all"),
         (frame(b"f", b"1") + frame(b"d", b"12"), StepFailed, "more of a file than it announced"),
-        (frame(b"f", b"-1"), StepFailed, "where a file was to begin"),
+        (frame(b"f", b"-1"), StepFailed, "a file of a size that is none"),
+        (frame(b"d", b"1"), StepFailed, "where a file was to begin"),
+        (whole(b"1", b"changed"), OutputRefused, "output f: it changed while it was read"),
+        (whole(b"12"), OutputRefused, "output f: it changed while it was read"),
+        (whole(b"1", claimed=b"0" * 64), OutputRefused, "its sha256 in the guest is not what came"),
+        (whole(b"1", claimed=b"\xff"), OutputRefused, "its sha256 in the guest is not what came"),
+        (whole(b"1" * 11), StagingFailed, "output f: more than 10 bytes in all"),
+        (frame(b"w", b"1"), OutputRefused, "output f: it changed while it was read"),
         (frame(b"f", b"1") + frame(b"o", b"1"), StepFailed, "in the middle of a file"),
         (frame(b"f", b"1") + frame(b"!", b"Input/output error"), OutputRefused, "Input/output error"),
     ],
@@ -248,16 +260,40 @@ async def test_an_output_that_is_not_what_was_listed_is_refused(
 
 
 async def test_outputs_that_came_before_a_drop_are_not_asked_for_again() -> None:
-    first = drops_after(STARTED + RECORD + sent(b"1") + frame(b"f", b"1"))
-    then = stays_after(RECORD + sent(b"2"))
+    half = frame(b"f", b"3") + frame(b"d", b"23")
+    first = drops_after(STARTED + RECORD + sent(b"1") + whole(b"w") + half)
+    rest = frame(b"f", b"3") + frame(b"d", b"4") + frame(b"h", hashlib.sha256(b"234").hexdigest().encode() + b" same")
+    then = stays_after(RECORD + rest + whole(b"5"))
     async with misbehaving([first, then]) as (guest, server):
         await guest.start(launch("x"))
         await guest.follow(*Sinks())
         outputs = MemoryOutputs()
-        await guest.stage_out([file("a"), file("b")], outputs, limit_bytes=10)
-    assert outputs.files == {"a": b"1", "b": b"2"}
-    assert outputs.aborted == ["b"]
+        await guest.stage_out([file("a"), file("w"), file("b", 3), file("c")], outputs, limit_bytes=10)
+    assert outputs.files == {"a": b"1", "w": b"w", "b": b"234", "c": b"5"}
+    assert outputs.aborted == []
     assert [words[0] for words in server.asked] == ["mayfly-arm", "mayfly-attend"]
+
+
+@pytest.mark.parametrize(
+    "rest",
+    [
+        frame(b"f", b"4") + frame(b"d", b"45"),
+        whole(b"4"),
+        frame(b"f", b"3") + frame(b"d", b"4") + frame(b"h", hashlib.sha256(b"334").hexdigest().encode() + b" same"),
+        frame(b"f", b"3") + frame(b"h", hashlib.sha256(b"23").hexdigest().encode() + b" same"),
+        frame(b"!", b"Input/output error"),
+    ],
+)
+async def test_the_rest_of_an_output_that_is_another_is_not_taken(rest: bytes) -> None:
+    first = drops_after(STARTED + RECORD + frame(b"f", b"3") + frame(b"d", b"23"))
+    async with misbehaving([first, stays_after(RECORD + rest + whole(b"5"))]) as (guest, _):
+        await guest.start(launch("x"))
+        await guest.follow(*Sinks())
+        outputs = MemoryOutputs()
+        with pytest.raises((OutputRefused, StepFailed)):
+            await guest.stage_out([file("b", 3), file("c")], outputs, limit_bytes=10)
+    assert "b" not in outputs.files
+    assert outputs.aborted == ["b"]
 
 
 @pytest.mark.parametrize(

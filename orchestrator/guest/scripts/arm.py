@@ -24,13 +24,13 @@ import signal
 import sys
 import time
 
-from orchestrator.guest.scripts.attend import serve
 from orchestrator.guest.scripts.facts import facts
 from orchestrator.guest.scripts.follow import follow
 from orchestrator.guest.scripts.frames import send
 from orchestrator.guest.scripts.keep import keep
 from orchestrator.guest.scripts.place import LOGS, RUN, UNIT, read_file, restarted, write_file
 from orchestrator.guest.scripts.probe import Probing
+from orchestrator.guest.scripts.stage_out import serve
 from orchestrator.guest.scripts.start import Lock, start
 
 TYPE_CHECKING = False

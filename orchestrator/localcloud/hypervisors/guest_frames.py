@@ -55,14 +55,19 @@ class Frames:
             await self.send(b"l", f"{kind} 644 {size} 1700000000 {path}\0".encode(errors="surrogateescape"))
         await self.send(b"k", b"")
 
-    async def send_outputs(self, scenario: Scenario | None, names: list[bytes]) -> None:
+    async def send_outputs(self, scenario: Scenario | None, names: list[bytes], offset: int) -> None:
         outputs = scenario.outputs if scenario else {}
         for name in names:
             content = outputs.get(name.decode(errors="surrogateescape"))
             if content is None:
                 await self.send(b"!", b"not a regular file")
                 continue
+            about = hashlib.sha256(content).hexdigest().encode() + b" same"
+            if len(content) <= _CHUNK and not offset:
+                await self.send(b"w", about + b"\n" + content)
+                continue
             await self.send(b"f", b"%d" % len(content))
-            for at in range(0, len(content), _CHUNK):
+            for at in range(offset, len(content), _CHUNK):
                 await self.send(b"d", content[at : at + _CHUNK])
-            await self.send(b"h", hashlib.sha256(content).hexdigest().encode() + b" same")
+            await self.send(b"h", about)
+            offset = 0

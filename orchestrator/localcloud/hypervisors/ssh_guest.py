@@ -217,7 +217,7 @@ class SimulatedGuest:
                 await frames.tell_outputs(scenario, int(words[1]))
             else:
                 names = (await session.stdin.readexactly(int(words[1]))).split(b"\0")[:-1]
-                await frames.send_outputs(scenario, names)
+                await frames.send_outputs(scenario, names, int(words[2]))
 
 
 def start_guest(
