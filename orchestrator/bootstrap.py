@@ -13,7 +13,7 @@ import math
 import os
 import time
 import urllib.parse
-from collections.abc import AsyncIterator, Collection, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -84,15 +84,16 @@ async def open_house(settings: Settings) -> AsyncIterator[House]:
 
 
 @asynccontextmanager
-async def open_metrics(address: Address | None) -> AsyncIterator[Metrics]:
-    """What this process counts, served at the address. Raises NotPossible when nothing can listen there."""
+async def open_metrics(address: Address | None, tell: Callable[[str], None]) -> AsyncIterator[Metrics]:
+    """What this process counts, served at the address, which `tell` is told. Raises NotPossible when nothing can listen
+    there."""
     from orchestrator.telemetry import Metrics, exposed
 
     metrics = Metrics()
     async with AsyncExitStack() as opened:
         if address is not None:
             where = await opened.enter_async_context(exposed(metrics, address))
-            _log.warning("metrics are served at http://%s/metrics", where)
+            tell(f"metrics: http://{where}/metrics")
         yield metrics
 
 

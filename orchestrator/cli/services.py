@@ -140,7 +140,7 @@ async def _opened(
     for."""
     named, text = ("metrics", metrics_at) if metrics_at is not None else ("MAYFLY_METRICS", settings.metrics)
     address = parse(named, read_address, text) if text else None
-    metrics = await opened.enter_async_context(bootstrap.open_metrics(address))
+    metrics = await opened.enter_async_context(bootstrap.open_metrics(address, output.note))
     house = await _when_there(opened, lambda: bootstrap.open_house(settings))
     return house, await opened.enter_async_context(bootstrap.open_telemetry(house, metrics))
 

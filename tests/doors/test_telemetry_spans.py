@@ -3,21 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import gzip
-import http.server
 import logging
 import subprocess
 import sys
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
 
 import pytest
-from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import StatusCode
@@ -26,6 +19,7 @@ from orchestrator.domain.outcome import Reason
 from orchestrator.domain.task import Stage
 from orchestrator.telemetry import Ended, Metrics, Telemetry, open_traces
 from orchestrator.telemetry.spans import MESSAGE_CHARACTERS, Spans
+from tests.otlp import collecting
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 
@@ -104,42 +98,10 @@ def test_attempts_are_traces_of_their_own_and_a_failure_is_marked() -> None:
     ]
 
 
-class Collector(http.server.BaseHTTPRequestHandler):
-    """Receives OTLP over HTTP."""
-
-    received: list[tuple[str, Any, ExportTraceServiceRequest]]
-
-    def do_POST(self) -> None:
-        body = self.rfile.read(int(self.headers["Content-Length"]))
-        if self.headers.get("Content-Encoding") == "gzip":
-            body = gzip.decompress(body)
-        self.received.append((self.path, self.headers, ExportTraceServiceRequest.FromString(body)))
-        self.send_response(200)
-        self.end_headers()
-
-    def log_message(self, format: str, *args: Any) -> None:
-        pass
-
-
-@contextmanager
-def collector() -> Iterator[tuple[str, list[tuple[str, Any, ExportTraceServiceRequest]]]]:
-    """Its endpoint, and what it received."""
-    received: list[tuple[str, Any, ExportTraceServiceRequest]] = []
-    handler = type("Receiving", (Collector,), {"received": received})
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        serving = threading.Thread(target=server.serve_forever, args=(0.05,))
-        serving.start()
-        try:
-            yield f"http://127.0.0.1:{server.server_port}", received
-        finally:
-            server.shutdown()
-            serving.join()
-
-
 async def test_a_collector_receives_what_is_over(monkeypatch: pytest.MonkeyPatch) -> None:
-    with collector() as (endpoint, received):
+    with collecting() as collector:
         variables = {
-            "OTEL_EXPORTER_OTLP_ENDPOINT": endpoint,
+            "OTEL_EXPORTER_OTLP_ENDPOINT": collector.endpoint,
             "OTEL_EXPORTER_OTLP_HEADERS": "x-key=secret",
             "OTEL_EXPORTER_OTLP_COMPRESSION": "gzip",
             "OTEL_SERVICE_NAME": "north",
@@ -162,13 +124,14 @@ async def test_a_collector_receives_what_is_over(monkeypatch: pytest.MonkeyPatch
                 telemetry.over(task_id, 2)
         telemetry.over("01kb", 3)  # nor any more
     assert asked == [("broken", 2), ("not over", 2), ("01kb", 2)]
-    [(path, headers, request)] = received
-    assert (path, headers["x-key"]) == ("/v1/traces", "secret")
-    [of_resource] = request.resource_spans
+    [request] = collector.received
+    assert (request.path, request.headers["x-key"]) == ("/v1/traces", "secret")
+    [of_resource] = request.traces.resource_spans
     about = {each.key: each.value.string_value for each in of_resource.resource.attributes}
     assert (about["service.name"], about["deployment.environment"]) == ("north", "test")
-    names = [span.name for scope in of_resource.scope_spans for span in scope.spans]
-    assert sorted(names) == sorted(["QUEUED", "CLAIMED", *WARM.stages, "attempt small"])
+    assert sorted(span.name for span in collector.spans()) == sorted(
+        ["QUEUED", "CLAIMED", *WARM.stages, "attempt small"]
+    )
 
 
 async def test_a_collector_that_is_not_there_keeps_nobody(

@@ -14,12 +14,14 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import pytest
+from opentelemetry.proto.trace.v1.trace_pb2 import Span
 from prometheus_client.parser import text_string_to_metric_families
 
 from orchestrator.domain.task import Stage
 from tests.driver import Mayfly
 from tests.journeys.house import POOL, House, until
 from tests.journeys.processes import command_line, killed
+from tests.otlp import collecting
 
 LEASE_SECONDS = 2.0
 Values = dict[tuple[str, ...], float]
@@ -114,6 +116,30 @@ async def test_a_runner_that_is_killed_shows_in_the_schedulers_metrics(house: Ho
             return (await scraped(of_scheduler))["leaked_vms_total", "abandoned"] == 1
 
         await until("its machine is destroyed, and that was counted", gone)
+
+
+async def test_an_attempt_that_two_runners_drove_is_one_trace(house: House) -> None:
+    with collecting() as collector:
+        mayfly = command_line(house, lease_seconds=LEASE_SECONDS)
+        mayfly = mayfly.with_environment(OTEL_EXPORTER_OTLP_ENDPOINT=collector.endpoint)
+        async with service(mayfly, "runner") as (process, _):
+            task = await house.submit("echo one; sleep 4; exit 3")
+            await house.printed(task, b"one\n")
+            await killed(process)
+        async with service(mayfly, "runner"):
+            await house.over(task)
+        spans = collector.spans()  # the second one has ended, and sent what was left
+    [root] = [span for span in spans if not span.parent_span_id]
+    told = {each.key: each.value.string_value or each.value.int_value for each in root.attributes}
+    assert told.items() >= {"mayfly.task.id": task.id, "mayfly.attempt": 1, "mayfly.reason": "exit_nonzero"}.items()
+    assert {span.trace_id for span in spans} == {root.trace_id}
+    assert [name for name in sorted_by_time(spans) if name in set(Stage)] == list(Stage)
+    [executing] = [span for span in spans if span.name == Stage.EXECUTING]
+    assert executing.end_time_unix_nano - executing.start_time_unix_nano > 3e9
+
+
+def sorted_by_time(spans: list[Span]) -> list[str]:
+    return [span.name for span in sorted(spans, key=lambda span: (span.start_time_unix_nano, span.end_time_unix_nano))]
 
 
 async def test_show_draws_bars_on_a_terminal_and_lines_elsewhere(house: House) -> None:
