@@ -183,13 +183,20 @@ async def _now(house: House) -> dict[str, tuple[Pool, dict[str, Any]]]:
     # how many hosts there are, OpenNebula would have to be asked: those that launches were on will do
     hosts = len({launch.host for launch in launches if launch.host})
     aside = quarantine.of(launches, warms, now, hosts=hosts).versions
-    return {name: (pool, _there_is(pool, counts, queues.get(name), aside)) for name, pool in pools.items()}
+    versions = {(pools[each.pool].image, each.image_version) for each in launches if each.pool in pools}
+    found = {}
+    for name, pool in pools.items():
+        why = {
+            version: aside[version] for image, version in sorted(versions) if image == pool.image and version in aside
+        }
+        found[name] = pool, _there_is(pool, counts, queues.get(name), why)
+    return found
 
 
 def _there_is(
     pool: Pool, counts: tuple[VmCount, ...], queue: QueueRow | None, aside: Mapping[str, str]
 ) -> dict[str, Any]:
-    """What the database knows of a pool, for JSON."""
+    """What the database knows of a pool, for JSON. aside: versions of its image that are in quarantine, and why."""
     ours = [each for each in counts if each.pool == pool.name]
     return {
         "ready": sum(each.count for each in ours if each.spare and each.state is VmState.READY),
@@ -203,7 +210,7 @@ def _there_is(
         "drained_at": None if queue is None else queue.drained_at,
         "drained_because": "" if queue is None else queue.drained_because,
         "rotated_at": None if queue is None else queue.rotated_at,
-        "quarantine": {name: why for name, why in aside.items() if name.startswith(f"mayfly-{pool.image}-")},
+        "quarantine": dict(aside),
     }
 
 
