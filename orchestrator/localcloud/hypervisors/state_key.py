@@ -57,8 +57,9 @@ def state_key(spec: MachineSpec, accelerator: Accelerator, qemu: str) -> str:
     """Raises HypervisorError when a file of the machine is missing."""
     nobody = anonymous(spec, Path("/"))
     argv = machine_argv(nobody, accelerator, Channels(0, 0), memory=Memory(Path("/memory"), shared=False))
-    files = [disk.backing for disk in spec.disks] + [path for path in (spec.kernel, spec.initrd) if path is not None]
-    parts = [qemu, argv, [_file(path) for path in files], *(_host() if accelerator == "kvm" else ())]
+    disks = [(_file(disk.backing), disk.format, disk.size_mb) for disk in spec.disks]
+    files = [_file(path) for path in (spec.kernel, spec.initrd) if path is not None]
+    parts = [qemu, argv, disks, files, *(_host() if accelerator == "kvm" else ())]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:24]
 
 
