@@ -220,10 +220,17 @@ class Cloud:
 
         A scheduler that places nothing any more is told to the log, once.
         """
-        hosts, hosts_read_at = await self._kept_hosts.get(None)
-        networks, _ = await self._kept_networks.get(None)
-        quotas, quotas_read_at = await self._kept_quotas.get(None)
-        pending, pending_read_at = await self._kept_pending.get(None)
+        (
+            (hosts, hosts_read_at),
+            (networks, _),
+            (quotas, quotas_read_at),
+            (pending, pending_read_at),
+        ) = await asyncio.gather(
+            self._kept_hosts.get(None),
+            self._kept_networks.get(None),
+            self._kept_quotas.get(None),
+            self._kept_pending.get(None),
+        )
         names = [network.name for network in networks]
         capacity = Capacity(
             hosts=host_rooms(self._maker.placed(hosts, hosts_read_at)) if hosts else None,
