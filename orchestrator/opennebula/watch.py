@@ -254,6 +254,7 @@ class Watch:
         except CloudMissing:
             self._tell(vm_id, Seen(began, None))
         except CloudDenied as error:
+            self._early.looked(vm_id, "", began, time.monotonic())
             for waiter in self._waiters.get(vm_id, ()):
                 waiter.tell_trouble(error)
 

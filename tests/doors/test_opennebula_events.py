@@ -299,6 +299,19 @@ async def test_a_flood_causes_no_more_looks_than_polling_would(server, oned):
         cloud.close()
 
 
+async def test_events_of_a_vm_that_may_not_be_seen_are_no_reason_to_look_on(server, oned, cloud):
+    server.answers["one.vmpool.infoset"].append([True, "<VM_POOL></VM_POOL>", 0])
+    server.answers["one.vm.info"].append([False, "Not authorized to perform USE VM [0].", 512, -1, -1])
+    gone = asyncio.create_task(cloud.until_gone(0))
+    await oned.subscribed()
+    await until(lambda: len(server.asked("one.vm.info")) == 1)
+    oned.tell("DONE/LCM_INIT")
+    await until(lambda: cloud._watch._early.moment() == float("inf") and looked(server) == 5)
+    assert not gone.done()
+    gone.cancel()
+    await asyncio.gather(gone, return_exceptions=True)
+
+
 async def test_what_cannot_be_read_is_told_once_and_passed_over(server, oned, cloud, caplog):
     caplog.set_level(logging.INFO, logger="orchestrator.opennebula")
     shown(server, RUNNING, POWEROFF)
