@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import deque
 from types import TracebackType
 from typing import Self
 
@@ -23,6 +24,9 @@ _WORDS = {
     Stage.STAGING_OUT: "copying outputs out",
     Stage.DESTROYING: "destroying the machine",
 }
+
+_RATE_SECONDS = 5.0
+_REDRAW_SECONDS = 0.1
 
 
 class BuildBars:
@@ -75,6 +79,8 @@ class StageLine:
         self._quiet = quiet
         self._live = None if quiet or not output.err.is_terminal else Status("", console=output.err)
         self._began = time.monotonic()
+        self._rate: Rate | None = None
+        self._drawn = 0.0
 
     def __enter__(self) -> Self:
         if self._live:
@@ -99,8 +105,58 @@ class StageLine:
         self.show(_WORDS[stage])
 
     def transfer(self, direction: str, done: int, total: int) -> None:
-        """Bytes that went in or out, on the live line only."""
-        if self._live and total:
-            self._live.update(
-                f"copying {direction}: {output.size(done)} of {output.size(total)} ({100 * done // total} %)…"
-            )
+        """Bytes that went in or out. A bar with the rate on the live line; when piped, a line when all went."""
+        if not total or self._quiet:
+            return
+        now = time.monotonic()
+        if self._rate is None or self._rate.of != direction:
+            self._rate = Rate(direction, now)
+        self._rate.add(done, now)
+        if self._live and (done >= total or now - self._drawn >= _REDRAW_SECONDS):
+            self._drawn = now
+            self._live.update(f"copying {direction}: {bar(done, total)} {self._rate.text(done, total)}…")
+        elif not self._live and done >= total:
+            self.show(f"copied {direction}: {self._rate.whole(done)}")
+
+
+def bar(done: int, total: int, width: int = 24) -> str:
+    """How much of it is done, drawn.
+
+    >>> bar(1, 4, 8)
+    '━━──────'
+    """
+    full = width * min(done, total) // total
+    return "━" * full + "─" * (width - full)
+
+
+class Rate:
+    """How fast bytes went in the last seconds. `of`: which bytes. Times in seconds, of any clock that goes forward."""
+
+    def __init__(self, of: str, now: float) -> None:
+        self.of = of
+        self._began = now
+        self._seen = deque([(now, 0)])
+
+    def add(self, done: int, now: float) -> None:
+        """So many bytes were done by then."""
+        self._seen.append((now, done))
+        while len(self._seen) > 2 and self._seen[1][0] <= now - _RATE_SECONDS:
+            self._seen.popleft()
+
+    @property
+    def now(self) -> float | None:
+        """Bytes a second; None while nobody can tell."""
+        (then, before), (last, done) = self._seen[0], self._seen[-1]
+        return (done - before) / (last - then) if last - then >= _REDRAW_SECONDS else None
+
+    def text(self, done: int, total: int) -> str:
+        """Done, all of it, percent, rate and the seconds that the rest will take."""
+        said = f"{output.size(done)} of {output.size(total)} ({100 * done // total} %)"
+        if not (rate := self.now):
+            return said
+        return f"{said}, {output.size(int(rate))}/s, {(total - done) / rate:.0f} s left"
+
+    def whole(self, done: int) -> str:
+        """All of it, and the rate over the whole time."""
+        seconds = self._seen[-1][0] - self._began
+        return output.size(done) + (f", {output.size(int(done / seconds))}/s" if seconds >= _REDRAW_SECONDS else "")
