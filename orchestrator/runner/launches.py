@@ -16,18 +16,19 @@ class RecentLaunches:
     def __init__(self) -> None:
         self.known: tuple[Launch, ...] = ()
         """As they were read last."""
-        self._at = float("-inf")
+        self._at = self._forgotten_at = float("-inf")
         self._reading = asyncio.Lock()
 
     async def newest(self, store: Store, back: timedelta) -> tuple[Launch, ...]:
         """Those of so long ago and later, the newest first."""
         loop = asyncio.get_running_loop()
         async with self._reading:
-            if loop.time() - self._at > KEPT_SECONDS:
+            began = loop.time()
+            if self._at <= self._forgotten_at or began - self._at > KEPT_SECONDS:
                 self.known = await store.vms.launches(since=store.clock.now() - back)
-                self._at = loop.time()
+                self._at = began
             return self.known
 
     def forget(self) -> None:
-        """Read them again when they are needed next: one of ours went wrong."""
-        self._at = float("-inf")
+        """Read them again when they are needed next, also if they are being read: one of ours went wrong."""
+        self._forgotten_at = asyncio.get_running_loop().time()

@@ -258,6 +258,7 @@ def _request(order: Order, tools: Tools, vm_id: str, key: KeyPair) -> CloudReque
         context=context,
         tags=tags,
         avoid_hosts=order.avoid,
+        placement=pool.placement,
     )
 
 

@@ -111,11 +111,7 @@ class Taking:
             return False
         # the pools as they are now: the inventory may be read again at any await
         tools = dataclasses.replace(self._tools, pools=dict(self._tools.pools))
-        return (
-            await self._adopt(tools, free)
-            or await self._take_with_ready(tools, free)
-            or await self._take_with_room(tools, free)
-        )
+        return await self._adopt(tools, free) or await self._begin(tools, free)
 
     async def _adopt(self, tools: Tools, free: int) -> bool:
         """Attempts that their runners have let go of."""
@@ -134,26 +130,21 @@ class Taking:
             self._start(each, tools)
         return bool(taken)
 
-    async def _take_with_ready(self, tools: Tools, free: int) -> bool:
-        """Tasks for which a machine stands ready: that takes the database alone."""
+    async def _begin(self, tools: Tools, free: int) -> bool:
+        """Tasks for which a machine stands ready, or can be made. OpenNebula, which says of the latter, is not waited
+        for: between a task that was submitted and the start of its process there is the database alone."""
+        room = self._placing.at_hand(self._under_way() + self.stock.under_way())
+        left = self._left_to_others(tools.pools)
+        here = {name: count for name, count in (room or {}).items() if name in tools.pools and name not in left}
         with self.stock.offered(tools.pools) as ready:
-            taken = await claim_with(tools, {}, up_to=free, ready=ready) if ready else ()
+            taken = await claim_with(tools, here, up_to=free, ready=ready)
             for each in taken:
                 self._start(each, tools, None if each.vm_id is None else self.stock.take(each.vm_id))
-        return bool(taken)
-
-    async def _take_with_room(self, tools: Tools, free: int) -> bool:
-        """Tasks for which a machine can be made. OpenNebula, which says so, is not waited for."""
-        room = self._placing.at_hand(self._under_way() + self.stock.under_way())
-        if room is None:
-            return False
-        left = self._left_to_others(tools.pools)
-        free_for = {name: count for name, count in room.items() if name in tools.pools and name not in left}
-        taken = await claim_with(tools, free_for, up_to=free)
         for each in taken:
-            self._placing.took(each.task.spec.pool)
-            self._start(each, tools)
-        await self._placing.tell()
+            if each.vm_id is None:
+                self._placing.took(each.task.spec.pool)
+        if room is not None:
+            await self._placing.tell()
         return bool(taken)
 
     def _left_to_others(self, pools: Collection[str]) -> set[str]:
