@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -12,10 +13,11 @@ from orchestrator.domain.task import LEGAL_MOVES, TaskState
 from orchestrator.store.attempts import END_ATTEMPT, end_attempt
 from orchestrator.store.bell import Bell
 from orchestrator.store.chain import Chain
+from orchestrator.store.columns import as_utc
 from orchestrator.store.engine import Database
-from orchestrator.store.events import LEASE_EVENT, EventKind, write_event, write_lease_event
-from orchestrator.store.grouped import guarded
-from orchestrator.store.guards import HELD_BY_V, IN_ORDER, LEASE, LET_GO, Room, applied, given_by, held_by, legal
+from orchestrator.store.events import LEASE_EVENT, EventKind, write_event
+from orchestrator.store.grouped import Grouped, guarded
+from orchestrator.store.guards import HELD_BY_V, IN_ORDER, LEASE, LET_GO, Room, applied, given_by, legal
 from orchestrator.store.schema import OVER, TASKS
 from orchestrator.store.search import find_task
 from orchestrator.store.transitions import Finished, Requeued
@@ -56,11 +58,51 @@ _FINISH = Chain(
     locked=IN_ORDER,
 )
 
+_UNWANTED = "tasks.cancel_requested_at IS NOT NULL"
+_REQUEUE = Chain(
+    {
+        **LEASE,
+        "at": datetime,
+        "iso": str,
+        "reason": str,
+        "message": str,
+        "admitted_at": datetime,
+        "not_before": datetime,
+        "deadline_at": datetime,
+        "avoid": dict,
+        "if_expired": bool,
+        "data": dict,
+    },
+    f"""
+    UPDATE tasks SET stage = NULL, runner_id = NULL, lease_expires_at = NULL, message = v.message, avoid = v.avoid,
+      not_before = v.not_before,
+      state = CASE WHEN {_UNWANTED} THEN '{TaskState.CANCELED}' ELSE '{TaskState.QUEUED}' END,
+      reason = CASE WHEN {_UNWANTED} THEN '{Reason.CANCELED}' ELSE v.reason END,
+      exit_code = CASE WHEN {_UNWANTED} THEN {CANCELED_EXIT} END,
+      finished_at = CASE WHEN {_UNWANTED} THEN v.at END,
+      admitted_at = CASE WHEN {_UNWANTED} THEN NULL ELSE v.admitted_at END,
+      deadline_at = CASE WHEN {_UNWANTED} THEN NULL ELSE v.deadline_at END
+    FROM v WHERE {HELD_BY_V} AND (NOT v.if_expired OR tasks.lease_expires_at <= v.at)
+    RETURNING tasks.id AS task_id, tasks.state
+    """,  # noqa: S608  made of our own words alone
+    returned={"task_id": str, "state": str},
+    events=f"""
+    INSERT INTO events (at, kind, task_id, attempt, runner_id, data)
+    SELECT v.at,
+      CASE t.state WHEN '{TaskState.QUEUED}' THEN '{EventKind.TASK_REQUEUED}' ELSE '{EventKind.TASK_CANCELED}' END,
+      v.task_id, v.attempt, v.runner_id, v.data
+    FROM v JOIN t ON t.task_id = v.task_id ORDER BY v.place
+    """,  # noqa: S608
+    then=(END_ATTEMPT,),
+    locked=IN_ORDER,
+)
+
 
 class Ending(Room):
     def __init__(self, database: Database, bell: Bell) -> None:
         super().__init__(database, bell)
         self._finish = guarded(database, _FINISH, "task_id")
+        self._requeue = Grouped(self._requeue_all, key=lambda row: row["task_id"])
 
     async def reject(self, task_id: str, reason: Reason, message: str, *, now: datetime) -> bool:
         """QUEUED → FAILED, before any attempt: it can never run. False: it is not QUEUED."""
@@ -101,43 +143,31 @@ class Ending(Room):
     async def requeue(self, requeued: Requeued, *, now: datetime, if_expired: bool = False) -> TaskState | None:
         """Back to QUEUED, or to CANCELED if that was asked for meanwhile: the state it went to. None: stale.
         `if_expired` as in `finish`. What may be tried again at once is ready at once; upkeep admits the rest."""
-        lease = requeued.lease
-        guard = held_by(lease)
-        if if_expired:
-            guard = and_(guard, TASKS.c.lease_expires_at <= now)
-        unwanted = TASKS.c.cancel_requested_at.is_not(None)
+        now = as_utc(now)
         wait = requeued.not_before is not None and requeued.not_before > now
-        instant = TASKS.c.finished_at.type
-        ready = literal(None if wait else now, instant)
-        went = (
-            update(TASKS)
-            .where(guard)
-            .values(
-                **LET_GO,
-                state=case((unwanted, TaskState.CANCELED.value), else_=TaskState.QUEUED.value),
-                reason=case((unwanted, Reason.CANCELED.value), else_=requeued.reason.value),
-                message=requeued.message,
-                exit_code=case((unwanted, CANCELED_EXIT), else_=null()),
-                finished_at=case((unwanted, literal(now, instant)), else_=null()),
-                admitted_at=case((unwanted, null()), else_=ready),
-                not_before=requeued.not_before,
-                deadline_at=case((unwanted, null()), else_=literal(requeued.deadline_at, instant)),
-                avoid=list(requeued.avoid),
-            )
-            .returning(TASKS.c.state)
+        state = await self._requeue(
+            {
+                **given_by(requeued.lease),
+                "at": now,
+                "iso": now.isoformat(),
+                "reason": requeued.reason.value,
+                "message": requeued.message,
+                "admitted_at": None if wait else now,
+                "not_before": requeued.not_before,
+                "deadline_at": requeued.deadline_at,
+                "avoid": list(requeued.avoid),
+                "if_expired": if_expired,
+                "data": {"reason": requeued.reason, "message": requeued.message},
+            }
         )
-        async with self._database.writing() as connection:
-            row = (await connection.execute(went)).first()
-            if row is None:
-                return None
-            state = TaskState(row.state)
-            kind = EventKind.TASK_REQUEUED if state is TaskState.QUEUED else EventKind.TASK_CANCELED
-            await end_attempt(connection, lease, now=now)
-            data = {"reason": requeued.reason, "message": requeued.message}
-            await write_lease_event(connection, kind, lease, now=now, data=data)
-        if not wait:
+        if state is TaskState.QUEUED and not wait:
             self._bell.ring()
         return state
+
+    async def _requeue_all(self, rows: Sequence[Mapping[str, Any]]) -> Sequence[TaskState | None]:
+        async with self._database.writing_at_once() as connection:
+            went = {row["task_id"]: TaskState(row["state"]) for row in await _REQUEUE.run(connection, rows)}
+        return [went.get(row["task_id"]) for row in rows]
 
     async def request_cancel(self, task_id: str, *, now: datetime) -> TaskRow:
         """Ask for the end of a task. One that no runner holds is CANCELED at once; a runner sees the flag with its

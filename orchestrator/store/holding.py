@@ -40,11 +40,23 @@ _ENTER_STAGE = Chain(
     locked=IN_ORDER,
 )
 
+_LET_GO = Chain(
+    {**LEASE, "at": datetime, "kind": str, "data": dict},
+    f"""
+    UPDATE tasks SET lease_expires_at = v.at FROM v WHERE {HELD_BY_V} AND tasks.lease_expires_at > v.at
+    RETURNING tasks.id AS task_id
+    """,  # noqa: S608  made of our own words alone
+    returned={"task_id": str},
+    events=LEASE_EVENT,
+    locked=IN_ORDER,
+)
+
 
 class Holding(Room):
     def __init__(self, database: Database, bell: Bell) -> None:
         super().__init__(database, bell)
         self._enter_stage = guarded(database, _ENTER_STAGE, "task_id")
+        self._let_go = guarded(database, _LET_GO, "task_id")
 
     async def enter_stage(self, entered: StageEntered, *, now: datetime) -> bool:
         """Say where the attempt is. False: stale, or not forward."""
@@ -104,11 +116,9 @@ class Holding(Room):
 
     async def let_go(self, lease: Lease, *, now: datetime) -> bool:
         """End the lease, so that another may adopt the attempt or upkeep end it. False: stale."""
-        async with self._database.writing() as connection:
-            guarded = update(TASKS).where(held_by(lease), TASKS.c.lease_expires_at > now)
-            if not await applied(connection, guarded.values(lease_expires_at=now)):
-                return False
-            await write_lease_event(connection, EventKind.TASK_LET_GO, lease, now=now)
+        kind = EventKind.TASK_LET_GO.value
+        if not await self._let_go({**given_by(lease), "at": now, "kind": kind, "data": {}}):
+            return False
         self._bell.ring()
         return True
 
@@ -140,12 +150,16 @@ class Holding(Room):
             )
             .order_by(TASKS.c.lease_expires_at, TASKS.c.id)
             .limit(up_to)
-            # Who moves its machine, for which we wait, refers to the task (KEY SHARE), and must not wait for us.
-            .with_for_update(of=TASKS, skip_locked=True, key_share=True)
         )
+        # There is hardly ever one, and this is asked often: a writer would have to wait for its turn.
+        async with self._database.reading_at_once() as connection:
+            if (await connection.execute(adoptable)).first() is None:
+                return ()
+        # Who moves its machine, for which we wait, refers to the task (KEY SHARE), and must not wait for us.
+        locked = adoptable.with_for_update(of=TASKS, skip_locked=True, key_share=True)
         claims: list[Claim] = []
         async with self._database.writing() as connection:
-            for found in (await connection.execute(adoptable)).all():
+            for found in (await connection.execute(locked)).all():
                 claim = await self._take_over(connection, found, runner_id, now, now + timedelta(seconds=lease_seconds))
                 claims += [] if claim is None else [claim]
             for claim in claims:

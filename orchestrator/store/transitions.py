@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 
+from orchestrator.decide import deadlines
+from orchestrator.decide.retry import Retry
 from orchestrator.domain.outcome import Reason, Verdict
+from orchestrator.domain.pool import Pool
 from orchestrator.domain.task import Stage, TaskState
 from orchestrator.domain.vm import VmState
-from orchestrator.store.views import Lease
+from orchestrator.store.views import Lease, TaskRow
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +53,18 @@ class Requeued:
     not_before: datetime | None
     deadline_at: datetime
     avoid: tuple[str, ...] = ()
+
+    @classmethod
+    def by(cls, lease: Lease, retry: Retry, task: TaskRow, pool: Pool, *, host: str | None, now: datetime) -> Requeued:
+        """As `decide.retry` answered. host: where the attempt was, if that is known."""
+        return cls(
+            lease,
+            retry.reason,
+            retry.message,
+            not_before=now + timedelta(seconds=retry.after_seconds) if retry.after_seconds else None,
+            deadline_at=deadlines.of_requeued(retry, task.spec.terms, pool, submitted_at=task.submitted_at, now=now),
+            avoid=tuple(dict.fromkeys((*task.avoid, host))) if host and retry.avoid_host else task.avoid,
+        )
 
 
 @dataclass(frozen=True, slots=True)
