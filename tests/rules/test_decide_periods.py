@@ -94,7 +94,7 @@ def test_of_those_that_match_the_last_counts_alone() -> None:
         (Numbers(2, None, 0, 10), 9, 1, 1),
         (Numbers(2, None, 0, 10), 12, 0, 0),
         (Numbers(2, None, 0.5, 100), 3, 4, 97),
-        (Numbers(0, None, 0.1, 100), 30, 3, 70),  # and not 4, for 0.1 is a little more than a tenth
+        (Numbers(0, None, 1.1, 100), 10, 11, 90),  # and not 12, for 1.1 is a little more than that
         (Numbers(2, 5, 1, 100), 30, 5, 5),
         (Numbers(0, 0, 1, 100), 30, 0, 0),
     ],
