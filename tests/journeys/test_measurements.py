@@ -24,6 +24,8 @@ from tests.journeys.processes import command_line, killed
 from tests.otlp import collecting
 
 LEASE_SECONDS = 2.0
+MACHINE = (Stage.PROVISIONING, Stage.CONNECTING, Stage.PREPARING, Stage.SEALING)
+"""The stages that a ready machine spares its task."""
 Values = dict[tuple[str, ...], float]
 
 
@@ -93,6 +95,32 @@ async def test_a_runner_and_a_scheduler_are_scraped(house: House) -> None:
         assert told["runners", pool] == 2  # the house's own, and the process
         assert told["chore_seconds_count", "reap", "ok"] >= 1
         assert told["opennebula_request_seconds_count", "system.version", "ok"] == 1
+
+
+async def test_a_task_that_takes_a_ready_machine(house: House) -> None:
+    mayfly, pool = command_line(house), POOL.name
+    with (house.settings.home / "pools.yml").open("a") as inventory:
+        inventory.write("      mayfly_min_ready: 2\n")  # one of them this runner's, the other the house's own
+    async with service(mayfly, "runner") as (_, of_runner):
+
+        async def ready() -> bool:
+            return (await scraped(of_runner)).get(("runner_ready_vms", pool)) == 1
+
+        await until("a machine stands ready", ready)
+        task = await house.submit("exit 0")
+        await house.over(task)
+
+        async def ended() -> Values | None:
+            found = await scraped(of_runner)
+            return found if ("attempts_ended_total", pool, "none", "finished") in found else None
+
+        told = await until("the attempt is measured", ended)
+        assert told["claims_total", pool, "warm"] == told["start_seconds_count", pool, "warm"] == 1
+        assert ("claims_total", pool, "cold") not in told
+        assert {key[-1] for key in told if key[0] == "stage_seconds_count"} & set(MACHINE) == set()
+    drawn = await asyncio.to_thread(on_a_terminal, mayfly, "show", task.id)
+    names = re.findall(r"^  ([A-Z_]+) +\d", drawn, re.MULTILINE)
+    assert set(names) >= {"QUEUED", "EXECUTING", "DESTROYING"} and not set(names) & set(MACHINE), drawn
 
 
 async def test_a_runner_that_is_killed_shows_in_the_schedulers_metrics(house: House) -> None:
