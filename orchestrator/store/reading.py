@@ -104,9 +104,10 @@ class Reading(Room):
             task = (await connection.execute(select(TASKS).where(READY, TASKS.c.id == task_id))).first()
             if task is None:
                 return None
-            queue = select(literal(1)).where(READY, TASKS.c.pool == task.pool).order_by(*_IN_ORDER)
+            queue = select(literal(1)).where(READY, TASKS.c.pool == task.pool)
             own = queue.where(TASKS.c.priority == task.priority, TASKS.c.frontend == task.frontend)
-            higher = (await connection.execute(_bounded(queue.where(TASKS.c.priority > task.priority)))).scalar_one()
+            above = queue.where(TASKS.c.priority > task.priority).order_by(*_IN_ORDER)
+            higher = (await connection.execute(_bounded(above))).scalar_one()
             own_before = (await connection.execute(_bounded(own.where(TASKS.c.id < task.id)))).scalar_one()
             place = {"pool": task.pool, "priority": task.priority, "own": task.frontend}
             others = tuple((await connection.execute(_OTHERS, place)).scalars())
