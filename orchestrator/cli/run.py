@@ -18,6 +18,7 @@ from orchestrator.cli.bars import StageLine
 from orchestrator.cli.entry import perform
 from orchestrator.cli.follow import POLL_SECONDS, follow
 from orchestrator.cli.submission import AsJson, Submission, enqueue, prepare, taking
+from orchestrator.decide.deadlines import overdue
 from orchestrator.domain.errors import MayflyError, RunnerLost
 from orchestrator.domain.outcome import PLATFORM_EXIT, Reason
 from orchestrator.domain.task import TaskState
@@ -142,6 +143,10 @@ async def _work(tools: Tools, task_id: str, line: StageLine) -> bool:
             line.show(f"attempt {task.attempt} did not do it, and another follows: {task.message}")
             continue
         standing = await Line(tools.store, tools.pools).standing(task)
+        if task.deadline_at is not None and task.deadline_at <= clock.now():
+            waiting = "" if standing is None else standing.waiting.message
+            verdict = overdue(task.state, task.stage, None, waiting)
+            return await tasks.end_overdue(task, verdict.message, now=clock.now())
         if (
             standing is not None
             and standing.waiting.message != told

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import assert_never
 
-from orchestrator.decide import deadlines, retry
+from orchestrator.decide import retry
 from orchestrator.decide.retry import Failure, GiveUp, Retry
 from orchestrator.domain.errors import MayflyError, PlatformError
 from orchestrator.domain.outcome import Exited, Lost, Outcome, Reason, Verdict, failed, judge, stopped
@@ -185,7 +185,7 @@ class Ending:
                 await self._clear()
             case Retry():
                 if await self._clear() or self._alone:
-                    self.verdict = await self._requeue(end)
+                    self.verdict = await progress.requeue(end, host=self.machine.host if self.machine else "")
                 else:
                     await progress.let_go()
             case Verdict():
@@ -196,23 +196,6 @@ class Ending:
                     await progress.let_go()
             case _:
                 assert_never(end)
-
-    async def _requeue(self, end: Retry) -> Verdict | None:
-        progress, host = self._progress, self.machine.host if self.machine else ""
-        deadline = deadlines.of_requeued(
-            end,
-            progress.task.spec.terms,
-            progress.pool,
-            submitted_at=progress.task.submitted_at,
-            now=progress.now(),
-        )
-        return await progress.requeue(
-            end.reason,
-            end.message,
-            after_seconds=end.after_seconds,
-            deadline_at=deadline,
-            avoid=host if end.avoid_host else "",
-        )
 
     async def _clear(self) -> bool:
         """Nothing is left of the attempt. False: a machine is, or is not ours to end."""

@@ -13,8 +13,8 @@ from contextlib import asynccontextmanager
 
 from orchestrator.runner.beside import beside
 from orchestrator.runner.lease import Hold
-from orchestrator.runner.patience import TROUBLE
 from orchestrator.store import Lease, Store
+from orchestrator.trouble import TROUBLE
 
 BEATS_PER_LEASE = 6
 LOOK_SECONDS = 1.0

@@ -13,12 +13,12 @@ from orchestrator.domain.outcome import Verdict
 from orchestrator.runner.beside import beside
 from orchestrator.runner.heartbeats import Heartbeats
 from orchestrator.runner.lease import Hold
-from orchestrator.runner.patience import TROUBLE
 from orchestrator.runner.placing import Placing
 from orchestrator.runner.progress import Progress, Transfer
 from orchestrator.runner.taking import Taking, claim_with, run_held
 from orchestrator.runner.tools import Tools
 from orchestrator.store import Claim, Store
+from orchestrator.trouble import TROUBLE
 
 RUNNER_HEARTBEAT_SECONDS = 2.0
 DRAIN_SECONDS = 3600.0
@@ -53,7 +53,9 @@ async def registered(store: Store, pools: Collection[str], *, name: str | None =
     """
     runners, host = store.runners, socket.gethostname()
     name = name or f"{host}-{os.getpid()}"
-    us = await runners.register(name=name, host=host, pid=os.getpid(), pools=pools, now=store.clock.now())
+    us = await runners.register(
+        name=name, host=host, pid=os.getpid(), pools=pools, now=store.clock.now(), gone=_is_no_more
+    )
 
     async def beat() -> None:
         while True:
@@ -71,6 +73,17 @@ async def registered(store: Store, pools: Collection[str], *, name: str | None =
             await runners.leave(us.id, now=store.clock.now())
         except TROUBLE as trouble:
             _log.warning("that we leave could not be written down: %s", trouble)
+
+
+def _is_no_more(pid: int) -> bool:
+    """Of a process of this host."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return True
+    except PermissionError:
+        return False  # it is somebody else's
+    return False
 
 
 async def serve(tools: Tools, stop: asyncio.Event, *, limit: int, drain_seconds: float = DRAIN_SECONDS) -> None:

@@ -16,9 +16,10 @@ from orchestrator.domain.errors import ConnectionLost
 from orchestrator.domain.vm import VmState
 from orchestrator.runner.beside import beside
 from orchestrator.runner.lease import LeaseLost
-from orchestrator.runner.patience import TROUBLE, persist
+from orchestrator.runner.patience import persist
 from orchestrator.runner.tools import Tools
 from orchestrator.store import Lease, VmMoved
+from orchestrator.trouble import TROUBLE
 
 DESTROY_SECONDS = 120.0
 """How long DONE is waited for. What is not gone by then stays DESTROYING, and upkeep goes on with it."""

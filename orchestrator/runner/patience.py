@@ -8,15 +8,12 @@ import random
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from typing import Any, TypeVar
 
-from sqlalchemy.exc import OperationalError, SQLAlchemyError
+from sqlalchemy.exc import OperationalError
 
-from orchestrator.domain.errors import MayflyError, NotPossible, PlatformError
+from orchestrator.domain.errors import NotPossible, PlatformError
 
 AGAIN_SECONDS = 0.1
 AGAIN_AT_MOST_SECONDS = 5.0
-
-TROUBLE = (MayflyError, SQLAlchemyError, OSError)
-"""What a door may raise, beside a mistake of ours."""
 
 _NO_DATABASE = (PlatformError, NotPossible, OperationalError, OSError)
 

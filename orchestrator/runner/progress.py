@@ -14,14 +14,16 @@ from typing import Any, TypeVar
 
 from orchestrator import log
 from orchestrator.artifacts import AttemptLogs, WhenFull
+from orchestrator.decide.retry import Retry
 from orchestrator.domain.errors import NotFound, PlatformError
-from orchestrator.domain.outcome import Outcome, Reason, Usage, Verdict, stopped
+from orchestrator.domain.outcome import Outcome, Usage, Verdict, stopped
 from orchestrator.domain.task import Stage, TaskState
 from orchestrator.runner.launching import Order, record
 from orchestrator.runner.lease import Hold, LeaseLost
-from orchestrator.runner.patience import TROUBLE, persist
+from orchestrator.runner.patience import persist
 from orchestrator.runner.tools import Tools
 from orchestrator.store import Claim, Finished, Requeued, StageEntered, TaskRow
+from orchestrator.trouble import TROUBLE
 
 _STAGES = tuple(Stage)
 
@@ -195,20 +197,11 @@ class Progress:
         ours = row and (row.attempt, row.state, row.message) == (self.lease.attempt, verdict.state, verdict.message)
         return verdict if ours else None
 
-    async def requeue(
-        self, reason: Reason, message: str, *, after_seconds: float, deadline_at: datetime, avoid: str = ""
-    ) -> Verdict | None:
-        """Back to the queue, to be tried again in so many seconds, not on the host `avoid`. The verdict when the task
-        was canceled meanwhile, and that is its end."""
-        requeued = Requeued(
-            self.lease,
-            reason,
-            message,
-            not_before=self.now() + timedelta(seconds=after_seconds) if after_seconds else None,
-            deadline_at=deadline_at,
-            avoid=tuple(dict.fromkeys((*self.task.avoid, *([avoid] if avoid else [])))),
-        )
-        _log.warning("to be tried again in %.1f s: %s", after_seconds, message)
+    async def requeue(self, retry: Retry, *, host: str) -> Verdict | None:
+        """Back to the queue, to be tried again; `host`: where this attempt was, if it had come to one. The verdict when
+        the task was canceled meanwhile, and that is its end."""
+        requeued = Requeued.by(self.lease, retry, self.task, self.pool, host=host, now=self.now())
+        _log.warning("to be tried again in %.1f s: %s", retry.after_seconds, retry.message)
         state = await persist(lambda: self._store.tasks.requeue(requeued, now=self.now()), "back to the queue")
         if state is not None:
             self._tools.telemetry.over(self.lease.task_id, self.lease.attempt)

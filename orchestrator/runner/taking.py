@@ -21,7 +21,7 @@ from orchestrator.runner.attempt import resume_attempt, run_attempt
 from orchestrator.runner.beside import meanwhile
 from orchestrator.runner.heartbeats import BEATS_PER_LEASE, Heartbeats
 from orchestrator.runner.lease import Hold
-from orchestrator.runner.patience import TROUBLE, back_off, see_through
+from orchestrator.runner.patience import back_off, see_through
 from orchestrator.runner.placing import Placing
 from orchestrator.runner.progress import Progress
 from orchestrator.runner.spare import Spare
@@ -29,6 +29,7 @@ from orchestrator.runner.steadiness import Steadiness
 from orchestrator.runner.tools import Tools
 from orchestrator.runner.warm import Stock
 from orchestrator.store import Claim, Wakeups
+from orchestrator.trouble import TROUBLE
 
 POLL_SECONDS = 1.0
 """How often a runner looks without having been woken up."""

@@ -20,13 +20,14 @@ from orchestrator.domain.vm import VmState
 from orchestrator.runner.beside import beside
 from orchestrator.runner.launching import Order, record
 from orchestrator.runner.machine import destroy
-from orchestrator.runner.patience import TROUBLE, back_off
+from orchestrator.runner.patience import back_off
 from orchestrator.runner.placing import Placing
 from orchestrator.runner.planning import Planning, under_way
 from orchestrator.runner.spare import Spare, make_ready
 from orchestrator.runner.supply import Supply
 from orchestrator.runner.tools import Tools
 from orchestrator.runner.versions import Usable
+from orchestrator.trouble import TROUBLE
 
 ROUND_SECONDS = 1.0
 """How often it is looked at what is there and what is wanted, when nothing has changed."""

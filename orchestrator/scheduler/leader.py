@@ -14,8 +14,8 @@ import uuid
 from contextlib import suppress
 from dataclasses import dataclass, field
 
-from orchestrator.scheduler.upkeep import TROUBLE
 from orchestrator.store import Store
+from orchestrator.trouble import TROUBLE
 
 NAME = "scheduler"
 LEADER_SECONDS = 15.0

@@ -20,8 +20,9 @@ from orchestrator.scheduler.prune import Prune
 from orchestrator.scheduler.reap import Reap
 from orchestrator.scheduler.schedules import Schedules
 from orchestrator.scheduler.sweep import Sweep
-from orchestrator.scheduler.upkeep import TROUBLE, Chore, Upkeep
+from orchestrator.scheduler.upkeep import Chore, Upkeep
 from orchestrator.telemetry import Metrics
+from orchestrator.trouble import TROUBLE
 
 CLOCK_SECONDS = 1.0
 """How often the wall clock is looked at, and how far it may be off by then."""

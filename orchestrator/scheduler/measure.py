@@ -6,8 +6,9 @@ from collections import Counter
 
 from orchestrator.decide import quarantine
 from orchestrator.domain.vm import VmState
-from orchestrator.scheduler.upkeep import TROUBLE, Upkeep
+from orchestrator.scheduler.upkeep import Upkeep
 from orchestrator.telemetry import Look
+from orchestrator.trouble import TROUBLE
 
 
 class Measure:

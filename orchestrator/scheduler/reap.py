@@ -11,7 +11,7 @@ import random
 from datetime import datetime, timedelta
 from typing import assert_never
 
-from orchestrator.decide import deadlines, retry
+from orchestrator.decide import retry
 from orchestrator.decide.reap import (
     Adopt,
     Close,
@@ -34,8 +34,9 @@ from orchestrator.domain.pool import Pool
 from orchestrator.domain.task import Stage, TaskState
 from orchestrator.domain.vm import VmState
 from orchestrator.opennebula import Phase
-from orchestrator.scheduler.upkeep import TROUBLE, Upkeep
+from orchestrator.scheduler.upkeep import Upkeep
 from orchestrator.store import Finished, Lease, Requeued, TaskRow, VmMoved
+from orchestrator.trouble import TROUBLE
 
 TERMINATE_SECONDS = 25.0
 """Longer than it takes for a VM on its way to DONE to count as stuck (20 s), so that it is recovered at once."""
@@ -203,14 +204,7 @@ class Reap:
         store = self._upkeep.store
         now = store.clock.now()
         attempt = await store.attempts.get(task.id, held.attempt) if answer.avoid_host else None
-        requeued = Requeued(
-            _lease(held),
-            answer.reason,
-            answer.message,
-            not_before=now + timedelta(seconds=answer.after_seconds),
-            deadline_at=deadlines.of_requeued(answer, task.spec.terms, pool, submitted_at=task.submitted_at, now=now),
-            avoid=tuple(dict.fromkeys((*task.avoid, *([attempt.host] if attempt and attempt.host else [])))),
-        )
+        requeued = Requeued.by(_lease(held), answer, task, pool, host=attempt.host if attempt else None, now=now)
         went = await store.tasks.requeue(requeued, now=now, if_expired=True)
         if went is None:
             return ""

@@ -6,18 +6,12 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from sqlalchemy.exc import SQLAlchemyError
-
 from orchestrator.artifacts import Artifacts
-from orchestrator.domain.errors import MayflyError
 from orchestrator.domain.pool import Pool
 from orchestrator.opennebula import Cloud
 from orchestrator.settings import LEASE_SECONDS
 from orchestrator.store import Store
 from orchestrator.telemetry import Telemetry
-
-TROUBLE = (MayflyError, SQLAlchemyError, OSError)
-"""What a door may raise, beside a mistake of ours."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -287,3 +287,24 @@ async def test_a_run_that_is_killed_is_gone_on_with_by_a_runner(house: House) ->
     assert len(await house.left()) == 3  # a row, its VM, its machine
     async with another_runner(house) as adopter:
         await ran_once(house, task, adopter)
+
+
+async def test_a_run_of_its_own_waits_no_longer_than_its_queue_allows(house: House) -> None:
+    """Without a scheduler, which ends what waited until its deadline."""
+    await house.store.runners.leave(house.tools.runner_id, now=house.now())
+    assert await house.store.queues.pause(POOL.name, "maintenance", now=house.now())
+    process = command_line(house, max_queue_time=1).start("run", "-p", POOL.name, "--", "true")
+    _, stderr = await asyncio.to_thread(process.communicate, timeout=60)
+    assert process.returncode == 125, stderr
+    [task] = await house.store.tasks.list()
+    assert (task.state, task.reason) == (TaskState.FAILED, Reason.DEADLINE_PASSED)
+    assert "maintenance" in task.message
+
+
+async def test_a_runner_that_was_killed_is_followed_by_one_of_its_name_at_once(house: House) -> None:
+    async with runner_process(house, "--name", "steady") as process:
+        await killed(process)
+    async with runner_process(house, "--name", "steady") as process:
+        assert process.poll() is None
+    [steady] = [row for row in await house.store.runners.alive(now=house.now()) if row.name == "steady"]
+    assert steady.pid == process.pid

@@ -10,6 +10,7 @@ from datetime import timedelta
 
 import pytest
 
+from orchestrator import bootstrap
 from orchestrator.domain.outcome import Reason
 from orchestrator.domain.task import Delivery, TaskState
 from orchestrator.domain.vm import VmState
@@ -21,9 +22,10 @@ from orchestrator.runner.progress import Progress
 from orchestrator.runner.taking import claim_with, run_held
 from orchestrator.runner.tools import Tools
 from orchestrator.runner.warm import Stock
+from orchestrator.settings import Settings
 from orchestrator.store import Claim, TaskRow
 from tests.journeys.house import POOL, House, promote, until
-from tests.journeys.processes import killed, runner_process
+from tests.journeys.processes import command_line, killed, runner_process
 from tests.journeys.ready import change, ready, serving, vm_of, warm_tools
 
 
@@ -268,3 +270,18 @@ async def test_a_runner_that_is_stopped_while_machines_are_on_their_way_leaves_n
 
         await until("OpenNebula makes three", asked_for)
     assert await house.left() == []
+
+
+async def test_a_change_of_the_inventory_is_followed_without_a_restart(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the runner's own process has it: the file is read again, and its pool has another number the next moment."""
+    monkeypatch.setattr(bootstrap, "INVENTORY_SECONDS", 0.1)
+    await house.store.runners.leave(house.tools.runner_id, now=house.now())
+    settings = Settings.from_environment(dict(command_line(house, min_ready=1).environment))
+    async with bootstrap.open_tools(bootstrap.House(settings, house.store, house.artifacts)) as tools, serving(tools):
+        [first] = await ready(house, 1)
+        command_line(house, min_ready=3)
+        assert first.id in {row.id for row in await ready(house, 3)}
+        command_line(house, min_ready=0)
+        await ready(house, 0)
