@@ -41,6 +41,7 @@ async def report_of(store: Store, artifacts: Artifacts, task: TaskRow, *, standi
     ]
     left = any(vm.state is not VmState.DESTROYED for vm in vms.values())
     spec = task.spec
+    added = await store.tasks.depends_on(task.id)  # with those that it was given when it was released
     return {
         "id": task.id,
         "name": spec.name,
@@ -61,6 +62,7 @@ async def report_of(store: Store, artifacts: Artifacts, task: TaskRow, *, standi
         "outputs": list(spec.outputs),
         **dataclasses.asdict(spec.limits),
         **dataclasses.asdict(spec.terms),
+        "depends_on": list(dict.fromkeys((*spec.terms.depends_on, *added))),
         "idempotency_key": task.idempotency_key,
         "submitted_at": task.submitted_at,
         "started_at": task.started_at,

@@ -11,7 +11,7 @@ from orchestrator.artifacts import Artifacts
 from orchestrator.decide.waiting import Waiting
 from orchestrator.domain.outcome import Reason, stopped
 from orchestrator.domain.pool import Pool
-from orchestrator.domain.task import Stage, TaskSpec, TaskState
+from orchestrator.domain.task import Stage, TaskSpec, TaskState, Terms
 from orchestrator.domain.vm import VmState
 from orchestrator.reports.task import Report, report_of
 from orchestrator.reports.text import lines
@@ -31,6 +31,18 @@ async def test_a_note_is_in_the_report_of_its_task_and_in_no_other(tmp_path: Pat
         assert report["notes"] == [{"at": NOW, "attempt": 1, "message": "not all of the outputs were taken"}]
         assert "note      not all of the outputs were taken" in list(lines(report))
         assert (await report_of(store, artifacts, other))["notes"] == []
+
+
+async def test_a_task_waits_for_those_that_were_added_later_too(tmp_path: Path) -> None:
+    async with await Store.open(f"sqlite+aiosqlite:///{tmp_path / 'mayfly.db'}") as store:
+        plain = TaskSpec(pool="p", command=("true",))
+        one, two = [await submit(store, plain, now=NOW + timedelta(seconds=n)) for n in range(2)]
+        spec = TaskSpec(pool="p", command=("true",), terms=Terms(depends_on=(two.id,)))
+        task = await submit(store, spec, now=NOW + timedelta(seconds=2), hold=True)
+        await store.tasks.depend(task.id, [one.id, two.id], now=NOW)
+        report = await report_of(store, Artifacts(tmp_path / "artifacts"), task)
+        assert report["depends_on"] == [two.id, one.id]
+        assert any(f"after {two.id}, {one.id}" in line for line in lines(report))
 
 
 async def test_a_task_that_waits_says_what_for(tmp_path: Path) -> None:
