@@ -20,11 +20,11 @@ class Cache(Generic[K, V]):
         self._kept: dict[K, tuple[float, V]] = {}
         self._reading: dict[K, asyncio.Lock] = {}
 
-    async def get(self, key: K) -> tuple[V, float]:
-        """The value, and when its reading began (monotonic clock)."""
+    async def get(self, key: K, *, not_before: float = float("-inf")) -> tuple[V, float]:
+        """The value, and when its reading began (monotonic clock): not before then."""
         async with self._reading.setdefault(key, asyncio.Lock()):
             kept = self._kept.get(key)
-            if kept is None or time.monotonic() - kept[0] >= self._seconds:
+            if kept is None or time.monotonic() - kept[0] >= self._seconds or kept[0] < not_before:
                 began = time.monotonic()
                 kept = began, await self._read(key)
                 self._kept[key] = kept

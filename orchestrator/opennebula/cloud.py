@@ -32,6 +32,9 @@ _NOT_DONE, _ANY_STATE = -1, -2
 _KEPT_SECONDS = 3.0
 """For how long hosts, networks, base images and quotas are taken to be as they were."""
 
+_FREED_SECONDS = 0.5
+"""The same of hosts and quotas once a VM of ours has given back what it had."""
+
 _LOOKS_SHARE = 4.0
 """Looking at VMs takes at most one in so many of the requests that are allowed."""
 
@@ -93,6 +96,7 @@ class Cloud:
         self._kept_pending = Cache[None, Pending](
             lambda _: read_pending(self.client, self._pending_since), _KEPT_SECONDS
         )
+        self._freed_at = float("-inf")
         self._stall_told = False
         self._user_id: int | None = None
 
@@ -211,24 +215,25 @@ class Cloud:
         user = await self.client.ask("user.info", -1)
         return 0 in {int(user.GID), *(int(group) for group in user.GROUPS.ID)}
 
-    async def _recent_hosts(self) -> tuple[list[Host], float]:
-        return await self._kept_hosts.get(None)
+    async def _recent_hosts(self, not_before: float) -> tuple[list[Host], float]:
+        return await self._kept_hosts.get(None, not_before=not_before)
 
     async def capacity(self) -> Capacity:
-        """What OpenNebula has left for this account, as it was a few seconds ago at most, less what was asked for
-        since. It counts no VM of which `instantiate` has not returned yet.
+        """What OpenNebula has left for this account, as it was a few seconds ago at most (half a second, if a VM was
+        ended here since), less what was asked for since. It counts no VM of which `instantiate` has not returned yet.
 
         A scheduler that places nothing any more is told to the log, once.
         """
+        freed_at = min(self._freed_at, time.monotonic() - _FREED_SECONDS)
         (
             (hosts, hosts_read_at),
             (networks, _),
             (quotas, quotas_read_at),
             (pending, pending_read_at),
         ) = await asyncio.gather(
-            self._kept_hosts.get(None),
+            self._kept_hosts.get(None, not_before=freed_at),
             self._kept_networks.get(None),
-            self._kept_quotas.get(None),
+            self._kept_quotas.get(None, not_before=freed_at),
             self._kept_pending.get(None),
         )
         names = [network.name for network in networks]
@@ -299,6 +304,7 @@ class Cloud:
         when that is for a lock.
         """
         await self._ender.terminate(vm_id, within)
+        self._freed_at = time.monotonic()
 
     async def recover_delete(self, vm_id: int) -> None:
         """Ask OpenNebula to delete the VM from whatever state it is in. Raises CloudDenied for an account that is no

@@ -22,6 +22,7 @@ from orchestrator.opennebula.transport import NeverSent
 log = logging.getLogger(__name__)
 
 _LOOK_AGAIN_SECONDS = 0.5
+_ANY_TIME = float("-inf")
 _DENIED_SECONDS = 600.0
 """For how long an account that may not place a VM, though it sees hosts, does not try to again."""
 _REMEMBERED = 1000
@@ -30,14 +31,15 @@ _REMEMBERED = 1000
 
 class Maker:
     """Makes VMs. own_vms: the account's VMs that are not DONE, with their tags. hosts: those that it sees, and when
-    they were read. patience: for how many seconds a VM is looked for that may have been made."""
+    they were read: not before the time it is given. patience: for how many seconds a VM is looked for that may have
+    been made."""
 
     def __init__(
         self,
         client: Client,
         renderer: Renderer,
         own_vms: Callable[[], Awaitable[list[CloudVm]]],
-        hosts: Callable[[], Awaitable[tuple[list[Host], float]]],
+        hosts: Callable[[float], Awaitable[tuple[list[Host], float]]],
         patience: float,
     ) -> None:
         self.patience = patience
@@ -53,7 +55,7 @@ class Maker:
 
     async def make(self, template_id: int, request: VmRequest, network: Network) -> int:
         """See `Cloud.instantiate`."""
-        places = bool((await self._hosts())[0]) and time.monotonic() >= self._denied_until
+        places = bool((await self._hosts(_ANY_TIME))[0]) and time.monotonic() >= self._denied_until
         if not places and self.avoiding.wanted(request.avoid_hosts):
             vm_id = await self._avoiding(template_id, request, network)
         else:
@@ -61,8 +63,7 @@ class Maker:
         size = {QuotaOf.VMS: 1, QuotaOf.CPUS: request.cpus, QuotaOf.MEMORY: request.memory_bytes}
         self._made.append((time.monotonic(), size))
         if places:
-            hosts, read_at = await self._hosts()
-            await self._place(vm_id, request, self._placements.after(hosts, read_at), network)
+            await self._place(vm_id, request, await self._host_for(request, network))
         return vm_id
 
     def _extra(self, request: VmRequest, network: Network, required: str = "") -> str:
@@ -155,15 +156,25 @@ class Maker:
         except CloudError as error:  # upkeep finds it by its tag
             log.warning("VM %d was made twice over and is left to upkeep: %s", vm_id, error)
 
-    async def _place(self, vm_id: int, request: VmRequest, hosts: list[Host], network: Network) -> None:
-        host = choose_host(
-            hosts,
-            network.cluster_ids,
-            cpus=request.cpus,
-            memory_bytes=request.memory_bytes,
-            placement=request.placement,
-            avoid=request.avoid_hosts,
-        )
+    async def _host_for(self, request: VmRequest, network: Network) -> Host | None:
+        """One with room, by what was read a moment ago; if none has, by what is so now: a VM may have ended since, and
+        OpenNebula's scheduler, which is the way out, may take 15 s."""
+        now = time.monotonic()
+        for not_before in (_ANY_TIME, now):
+            hosts, read_at = await self._hosts(not_before)
+            host = choose_host(
+                self._placements.after(hosts, read_at),
+                network.cluster_ids,
+                cpus=request.cpus,
+                memory_bytes=request.memory_bytes,
+                placement=request.placement,
+                avoid=request.avoid_hosts,
+            )
+            if host is not None:
+                return host
+        return None
+
+    async def _place(self, vm_id: int, request: VmRequest, host: Host | None) -> None:
         if host is not None:
             with self._placements.counting(host, cpus=request.cpus, memory_bytes=request.memory_bytes) as placement:
                 try:

@@ -4,7 +4,7 @@ import asyncio
 import logging
 import re
 import time
-from collections import deque
+from collections import Counter, deque
 
 import pytest
 
@@ -22,6 +22,7 @@ from orchestrator.domain.errors import (
 )
 from orchestrator.domain.outcome import Reason
 from orchestrator.opennebula import Cloud, Phase, VmRequest
+from orchestrator.opennebula import cloud as clouds
 from orchestrator.opennebula.transport import NeverSent
 from tests.replay_server import Misbehaviour, ReplayServer, recorded
 
@@ -495,6 +496,19 @@ async def test_capacity_is_asked_for_once_in_a_while(server, cloud):
         "one.vmpool.infoextended",
         "one.vnpool.info",
     ]
+
+
+async def test_what_a_vm_gives_back_is_seen_soon(server, cloud, monkeypatch):
+    monkeypatch.setattr(clouds, "_FREED_SECONDS", 0.0)
+    server.answers["one.user.info"].append(recorded(2))
+    server.answers["one.vmpool.infoextended"].append(recorded(185))
+    shown(server, DONE)
+    await cloud.capacity()
+    await cloud.terminate(0, within=30)
+    for _ in range(3):
+        await cloud.capacity()
+    asked = Counter(request[0] for request in server.requests)
+    assert (asked["one.hostpool.info"], asked["one.user.info"], asked["one.vnpool.info"]) == (2, 2, 1)
 
 
 # ── what only an administrator can end ──────────────────────────────────────────────────────────────────────────────

@@ -53,6 +53,28 @@ async def test_an_administrators_vm_goes_where_the_pool_says(server, cloud, how,
     assert "SCHED_REQUIREMENTS" not in server.asked("one.template.instantiate")[0][3]
 
 
+async def test_room_that_a_vm_gave_back_since_is_seen_before_the_scheduler_is_asked(server, cloud):
+    """The hosts that were read a moment ago had none."""
+    full = [True, re.sub("<CPU_USAGE>[0-9]+</CPU_USAGE>", "<CPU_USAGE>100000</CPU_USAGE>", TWO_HOSTS[1]), 0]
+    server.answers["one.hostpool.info"].extend([full, TWO_HOSTS])
+    server.answers["one.template.instantiate"].append([True, 12, 0])
+    server.answers["one.vm.deploy"].append([True, 12, 0])
+    await cloud.instantiate(0, REQUEST)
+    assert len(server.asked("one.hostpool.info")) == 2
+    assert [asked[1] for asked in server.asked("one.vm.deploy")] == [2]
+    assert not server.asked("one.vm.action")
+
+
+async def test_hosts_without_room_are_read_twice_at_most(server, cloud):
+    full = [True, re.sub("<CPU_USAGE>[0-9]+</CPU_USAGE>", "<CPU_USAGE>100000</CPU_USAGE>", TWO_HOSTS[1]), 0]
+    server.answers["one.hostpool.info"].append(full)
+    server.answers["one.template.instantiate"].append([True, 12, 0])
+    server.answers["one.vm.action"].append([True, 12, 0])
+    await cloud.instantiate(0, REQUEST)
+    assert len(server.asked("one.hostpool.info")) == 2
+    assert server.asked("one.vm.action") == [("release", 12)]
+
+
 def avoids(server, *avoided, template=None):
     server.answers["one.hostpool.info"].append(NO_HOSTS)
     server.answers["one.template.info"].append(template or TEMPLATE)
