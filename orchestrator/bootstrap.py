@@ -138,6 +138,13 @@ def ensure_cloud(home: Path, hypervisor: str = "qemu") -> Endpoint:
             raise NotPossible("local cloud", str(failure), "see mayfly doctor") from failure
 
 
+def saved_states(home: Path) -> list[dict[str, Any]]:
+    """The machines that the local cloud of `home` has saved to make clones of, the last used first."""
+    from orchestrator.localcloud.hypervisors.states import States
+
+    return States(home, 0).told()
+
+
 def stop_cloud(home: Path) -> bool:
     """Stop the local cloud of `home`; False when it did not run. Its machines go on."""
     from orchestrator.localcloud import daemon

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from orchestrator.bootstrap import ensure_cloud, find_cloud, make_home, stop_cloud
+from orchestrator.bootstrap import ensure_cloud, find_cloud, make_home, saved_states, stop_cloud
 from orchestrator.cli import output
 from orchestrator.cli.entry import perform
 from orchestrator.cli.submission import AsJson
@@ -62,18 +62,26 @@ def start(
 
 @app.command()
 def status(as_json: AsJson = False) -> None:
-    """Say whether it runs; exit status 3 when it does not."""
+    """Say whether it runs, and which machines it has saved; exit status 3 when it does not run."""
     settings = Settings.from_environment()
 
     async def work() -> int:
         endpoint = await asyncio.to_thread(find_cloud, settings.cloud_home)
+        states = await asyncio.to_thread(saved_states, settings.cloud_home)
         if as_json:
-            output.as_json({"running": False} if endpoint is None else {"running": True, **_facts(endpoint)})
+            running = {"running": False} if endpoint is None else {"running": True, **_facts(endpoint)}
+            output.as_json(running | {"states": states})
         elif endpoint is None:
             output.say("the local cloud does not run: start it with mayfly cloud start")
         else:
             output.say(f"the local cloud answers at {endpoint.url} (pid {endpoint.pid})")
             output.say(f"it publishes events at {endpoint.events}")
+        for state in states if not as_json else ():
+            output.say(
+                f"saved state {state['key']}: {state['cpus']} CPUs, {state['memory_mb']} MB, {state['accelerator']}, "
+                f"{state['bytes'] >> 20} MB on the disk, made {state['made_at']} in {state['seconds']} s, "
+                f"used {state['uses']} times, last {state['last_used']}"
+            )
         return 0 if endpoint else 3
 
     raise SystemExit(perform(work()))

@@ -74,6 +74,12 @@ class SavedState:
         """When it was used last, or made."""
         return datetime.fromtimestamp((self.folder / _USED).stat().st_mtime, UTC)
 
+    def told(self) -> dict[str, Any]:
+        """All of it, for people: key, cpus, memory_mb, accelerator, qemu, made_at, seconds, bytes, uses, last_used."""
+        facts = {key: value for key, value in asdict(self).items() if key not in ("folder", "disks")}
+        used = self.last_used().isoformat(timespec="seconds")
+        return {"key": self.folder.name, **facts, "bytes": self.bytes_on_disk(), "uses": self.uses(), "last_used": used}
+
 
 def base_name(disk_id: int) -> str:
     """The file of a disk as it was saved: beside the overlay, by that name, wherever the overlay is."""

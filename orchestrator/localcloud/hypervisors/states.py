@@ -8,6 +8,7 @@ import shutil
 import time
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from orchestrator.localcloud.hypervisors.saved_state import SavedState, StateBroken, read_state
 
@@ -47,6 +48,14 @@ class States:
                     found.append(read_state(folder))
         return found
 
+    def told(self) -> list[dict[str, Any]]:
+        """All of them, for people, the last used first."""
+        found = []
+        for state in self.all():
+            with suppress(FileNotFoundError):  # it may go meanwhile
+                found.append(state.told())
+        return sorted(found, key=lambda each: str(each["last_used"]), reverse=True)
+
     def drop(self, folder: Path, why: str) -> None:
         """Remove a state. Machines that go on from it have its files by names of their own."""
         log.warning("saved state %s is removed: %s", folder.name, why)
@@ -62,13 +71,13 @@ class States:
         if folder.exists():
             self.drop(folder, "it is made anew")
         made.folder.rename(folder)
-        sizes = {state.folder: state.bytes_on_disk() for state in self.all()}
-        for state in sorted(self.all(), key=lambda state: state.last_used()):
-            if sum(sizes.values()) <= self.limit_bytes:
-                break
-            if state.folder != folder:
-                self.drop(state.folder, f"saved states may take {self.limit_bytes >> 20} MB")
-                del sizes[state.folder]
+        others = self.told()
+        taken = sum(int(state["bytes"]) for state in others)
+        while taken > self.limit_bytes and others:
+            oldest = others.pop()
+            if oldest["key"] != key:
+                self.drop(self.folder / oldest["key"], f"saved states may take {self.limit_bytes >> 20} MB")
+                taken -= int(oldest["bytes"])
 
     def drop_foreign(self, qemu: str) -> None:
         """Remove what is of another version of QEMU, what cannot be read, and what an earlier process left."""
