@@ -547,3 +547,28 @@ async def test_a_tick_is_slower_while_events_come(far):
         watch.stream.connected = True
     with watch.waiting(10**6, urgent=False):
         assert watch._interval() == pytest.approx(5.0)
+
+
+async def test_events_come_again_from_a_cloud_that_starts_again(tmp_path):
+    """As when oned is restarted: machines go on, and the stream is there again."""
+    hypervisor = SimulatedHypervisor()
+    home = tmp_path / "cloud"
+    with LocalCloud(home, hypervisor=hypervisor) as running:
+        url, session, events = running.url, running.session, running.events
+        cloud = Cloud(url, session, events=events, **NO_HURRY)
+        version = await base_image(cloud, tmp_path)
+        vm_id = await cloud.instantiate(version.template_id, REQUEST)
+        await cloud.wait_running(vm_id, within=WITHIN)
+        stream = cloud._watch.stream
+        await until(lambda: stream.connected)
+    await until(lambda: not stream.connected)
+    with LocalCloud(home, hypervisor=hypervisor) as running:
+        assert (running.url, running.events) == (url, events)
+        await until(lambda: stream.connected)
+        heard = []
+        stream._heard = lambda announced: heard.append((announced.vm_id, announced.state_name))
+        await cloud.terminate(vm_id, within=WITHIN)
+        await until(lambda: (vm_id, "DONE") in heard)
+        cloud.close()
+    assert not hypervisor.machines()
+    hypervisor.close()
