@@ -196,6 +196,13 @@ CASES = [
         short=1,
         because="this runner may have 1 more machines",
     ),
+    Case(
+        "our own limit, of which a task that waits takes a part",
+        us(free_slots=2, waiting=1),
+        (launch("2 ready are wanted, 2 of them here, and 0 are there or on their way"),),
+        short=1,
+        because="this runner may have 2 more machines, and 1 tasks wait for machines",
+    ),
     Case("our own limit is overdrawn", us(free_slots=-3), short=2, because="this runner may have -3 more machines"),
     Case(
         "the rate",
@@ -333,6 +340,33 @@ CASES = [
         us(ready=(*READY, OLD)),
         (Destroy("old", AGED),),
     ),
+    Case(
+        "an old one is kept where the room that there is, is for a task",
+        us(ready=(OLD,), waiting=2),
+        pool=FULL,
+        short=2,
+        because="the pool may have 2 machines, and has 1, and 1 tasks wait for machines",
+    ),
+    Case(
+        "an old one is kept while the next is on its way, though there is no room for more",
+        us(ready=(OLD,), launching=(spare("c"),)),
+        pool=FULL,
+        short=1,
+        because="the pool may have 2 machines, and has 2",
+    ),
+    Case(
+        "an old one is kept while another goes",
+        us(ready=(OLD, spare("b", build=replace(build_of(POOL), cpus=2)))),
+        (Destroy("b", "the inventory has changed its cpus"),),
+        pool=FULL,
+        short=2,
+        because="the pool may have 2 machines, and has 2",
+    ),
+    Case(
+        "what is kept for a while only, has no next to make room for",
+        us(ready=(spare("a"), spare("b", version=V1)), rotated_at=ago(5)),
+        pool=replace(FULL, warm=replace(WARM, min_ready=1, scale_factor=0.5)),
+    ),
     # -- rotate
     Case("an older version stays until the pool is rotated", us(ready=(spare("a", version=V1), spare("b")))),
     Case(
@@ -412,6 +446,15 @@ CASES = [
     Case(
         "what another is only making is no reason to end one of ours",
         us(runners=TWO, ready=READY, elsewhere={"r1": Stock(0, 1)}, open_spares=3),
+    ),
+    Case(
+        "nor is it when that is more than is wanted",
+        us(runners=TWO, ready=READY, elsewhere={"r1": Stock(0, 2)}, open_spares=4),
+        pool=warm(min_ready=3),
+    ),
+    Case(
+        "what another is making too many of is no reason to launch",
+        us(runners=TWO, elsewhere={"r1": Stock(1, 2)}, open_spares=3),
     ),
     Case("a runner joins: nothing moves", us(runners=("new", "us"), ready=READY)),
     Case(
