@@ -19,11 +19,10 @@ from orchestrator.localcloud.hypervisors.acceleration import DEVICE, probe, verd
 from orchestrator.localcloud.hypervisors.console import read_console
 from orchestrator.localcloud.hypervisors.qemu import QemuHypervisor
 from tests.driver import TestCloud, qemu_processes
+from tests.machines.small_guest import CMDLINE, boot_files_with
 
 VM = 3
 NIC = NicSpec(0, "127.202.3.1", "02:00:7f:ca:03:01", 2222, outbound=False)
-# OpenNebula's image types (one.image.info, TYPE).
-KERNEL, RAMDISK = 3, 4
 FIRST_PROCESS = """#!/bin/sh
 /bin/busybox mkdir -p /bin /context /dev /proc /sys
 /bin/busybox --install -s /bin
@@ -46,22 +45,7 @@ exec sleep 100000
 
 @pytest.fixture(scope="session")
 def boot_files(running_cloud: TestCloud, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """The newest base image's kernel, and its initrd with our first process added."""
-    images = running_cloud.client().imagepool.info(-2, -1, -1).IMAGE
-    newest = {kind: max((i for i in images if kind == i.TYPE), key=lambda i: i.ID).SOURCE for kind in (KERNEL, RAMDISK)}
-    folder = tmp_path_factory.mktemp("guest")
-    (folder / "first-process").write_text(FIRST_PROCESS)
-    (folder / "first-process").chmod(0o755)
-    more = subprocess.run(
-        ["cpio", "--quiet", "--create", "--format=newc"],
-        cwd=folder,
-        input=b"first-process",
-        capture_output=True,
-        check=True,
-    ).stdout
-    initrd = folder / "initrd"
-    initrd.write_bytes(Path(newest[RAMDISK]).read_bytes() + more)
-    return Path(newest[KERNEL]), initrd
+    return boot_files_with(FIRST_PROCESS, running_cloud, tmp_path_factory.mktemp("guest"))
 
 
 @pytest.fixture
@@ -117,7 +101,7 @@ def start(hypervisor: Hypervisor, home: Path, boot_files: tuple[Path, Path], tmp
             context={"TEST": test, **context},
             kernel=kernel,
             initrd=initrd,
-            kernel_cmdline="console=ttyS0 quiet net.ifnames=0 rdinit=/first-process",
+            kernel_cmdline=CMDLINE,
         )
         return Guest(hypervisor, spec)
 
