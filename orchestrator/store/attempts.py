@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
@@ -13,10 +14,10 @@ from orchestrator.domain.outcome import Outcome, Usage, Verdict
 from orchestrator.store.chain import Chain, Columns
 from orchestrator.store.encoding import Timings, outcome_to_json, timings_from_json, timings_to_json, verdict_to_json
 from orchestrator.store.engine import Database
-from orchestrator.store.grouped import guarded
+from orchestrator.store.grouped import Grouped, guarded
 from orchestrator.store.guards import LEASE, given_by
 from orchestrator.store.schema import ATTEMPTS
-from orchestrator.store.views import AttemptRow, Lease, Row, attempt_view
+from orchestrator.store.views import AttemptRow, Lease, attempt_view
 
 _OPEN_BY_V = """attempts.task_id = v.task_id AND attempts.number = v.attempt
   AND attempts.runner_id = v.runner_id AND attempts.finished_at IS NULL"""
@@ -58,7 +59,15 @@ async def _ended(connection: AsyncConnection, lease: Lease, *, now: datetime) ->
     return {stage: (start, end or now) for stage, (start, end) in timings.items()}
 
 
-_RECORDED: Columns = {"outcome": dict, "cpu_seconds": float, "memory_peak_bytes": int, "verdict": dict, "host": str}
+_RECORDED: Columns = {
+    "outcome": dict,
+    "cpu_seconds": float,
+    "memory_peak_bytes": int,
+    "verdict": dict,
+    "host": str,
+    "artifacts": dict,
+    "environment": dict,
+}
 _NOTHING = dict.fromkeys(_RECORDED)
 _RECORD = Chain(
     {**LEASE, **_RECORDED},
@@ -81,6 +90,7 @@ class Attempts:
     def __init__(self, database: Database) -> None:
         self._database = database
         self._record = guarded(database, _RECORD, "task_id")
+        self._merge = Grouped(self._merge_all, key=lambda item: item[0].task_id)
 
     async def get(self, task_id: str, number: int) -> AttemptRow | None:
         for attempt in await self.of_task(task_id):
@@ -109,11 +119,12 @@ class Attempts:
 
     async def record_artifacts(self, lease: Lease, artifacts: Mapping[str, str]) -> bool:
         """Add references (name → reference in the artifact store) to those recorded. False: stale."""
-        return await self._merge(lease, "artifacts", artifacts)
+        return await self._merge((lease, "artifacts", artifacts))
 
     async def record_environment(self, lease: Lease, facts: Mapping[str, Any]) -> bool:
         """Add facts of the machine to those recorded; their values must be JSON. False: stale."""
-        return await self._merge(lease, "environment", facts)
+        json.dumps(dict(facts), allow_nan=False)  # which nobody else's write is to fail for
+        return await self._merge((lease, "environment", facts))
 
     async def record_verdict(self, lease: Lease, verdict: Verdict) -> bool:
         """What will be said of the task once its machine is gone, by whoever sees that. False: stale."""
@@ -123,13 +134,19 @@ class Attempts:
         """On which host of the cloud the attempt's machine is; written to both. False: stale."""
         return await self._record({**_NOTHING, **given_by(lease), "host": host})
 
-    async def _merge(self, lease: Lease, column: str, more: Mapping[str, Any]) -> bool:
+    async def _merge_all(self, items: Sequence[tuple[Lease, str, Mapping[str, Any]]]) -> Sequence[bool]:
+        """Not by the database, as it does with timings: PostgreSQL takes no JSON apart that has odd text in it."""
+        tasks = [lease.task_id for lease, *_ in items]
+        open_ones = select(ATTEMPTS).where(ATTEMPTS.c.task_id.in_(tasks), ATTEMPTS.c.finished_at.is_(None))
+        locked = open_ones.order_by(ATTEMPTS.c.task_id).with_for_update(key_share=True)
         async with self._database.writing() as connection:
-            # Only this attempt's own runner comes here, so nobody writes between the two statements.
-            found = await connection.execute(select(ATTEMPTS.c[column]).where(_open_by(lease)).with_for_update())
-            row: Row | None = found.mappings().first()
-            if row is None:
-                return False
-            merged = {**row[column], **more}
-            result = await connection.execute(update(ATTEMPTS).where(_open_by(lease)).values({column: merged}))
-            return result.rowcount == 1
+            found = (await connection.execute(locked)).mappings()
+            kept = {Lease(row["task_id"], row["number"], row["runner_id"]): row for row in found}
+            merged = [
+                {**_NOTHING, **given_by(lease), column: {**kept[lease][column], **more}}
+                for lease, column, more in items
+                if lease in kept
+            ]
+            if merged:
+                await _RECORD.run_last(connection, merged)
+        return [lease in kept for lease, *_ in items]

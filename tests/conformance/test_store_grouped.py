@@ -9,7 +9,7 @@ import pytest
 from sqlalchemy.exc import IntegrityError
 
 from orchestrator.domain.task import Stage
-from orchestrator.store import StageEntered, Store
+from orchestrator.store import Lease, StageEntered, Store
 from orchestrator.store.grouped import MOST, Grouped
 from tests.conformance.queueing import at, claimed, runner
 
@@ -155,3 +155,25 @@ async def test_a_claim_that_is_given_up_leaves_the_other_one_its_task(store: Sto
     [got] = answers[1 - quits]
     row = await store.tasks.get(got.task.id)
     assert row.lease == got.lease
+
+
+async def test_facts_of_many_attempts_are_added_to_what_is_known_of_each(store: Store) -> None:
+    me = await runner(store)
+    leases = [(await claimed(store, me)).lease for _ in range(4)]
+    stale = Lease(leases[0].task_id, 7, me)
+    record = store.attempts.record_environment
+    async with asyncio.timeout(60):
+        answers = await asyncio.gather(
+            *(record(lease, {f"fact {n}": n}) for n in range(3) for lease in leases),
+            *(store.attempts.record_artifacts(lease, {"stdout": lease.task_id}) for lease in leases),
+            record(stale, {"fact 0": "of another"}),
+            record(leases[1], {"nobody keeps": float("nan")}),
+            return_exceptions=True,
+        )
+    assert answers[:16] == [True] * 16 and answers[16] is False
+    assert isinstance(answers[17], ValueError), "it is nobody else's failure"
+    for lease in leases:
+        attempt = await store.attempts.get(lease.task_id, 1)
+        assert attempt is not None
+        assert attempt.environment == {"fact 0": 0, "fact 1": 1, "fact 2": 2}
+        assert attempt.artifacts == {"stdout": lease.task_id}
