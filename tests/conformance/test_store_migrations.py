@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -16,15 +17,15 @@ from sqlalchemy import Connection, bindparam, inspect, text
 
 from orchestrator.domain.errors import NotPossible
 from orchestrator.domain.outcome import Exited
-from orchestrator.domain.task import Delivery, Stage, TaskState
+from orchestrator.domain.task import Delivery, Stage, TaskState, Terms
 from orchestrator.domain.vm import VmState
-from orchestrator.store import Store
+from orchestrator.store import Store, VmRequest
 from orchestrator.store.columns import UtcDateTime
 from orchestrator.store.encoding import spec_to_json
 from orchestrator.store.engine import Database
 from orchestrator.store.migrate import configuration, downgrade, revision, upgrade
 from orchestrator.store.schema import METADATA
-from tests.conformance.queueing import DAY, T0, at, kinds, spec, submit, take
+from tests.conformance.queueing import DAY, T0, at, kinds, runner, spec, submit, take
 
 OLD_SPEC = {key: value for key, value in spec_to_json(spec()).items() if key != "terms"}
 HELD = (TaskState.RUNNING, TaskState.WAITING)
@@ -224,6 +225,26 @@ async def test_a_database_in_use_is_taken_back_with_what_the_old_schema_knows(
         await connection.execute(put_one)
         found = (await connection.execute(text("SELECT count(*) FROM tasks"))).scalar_one()
         assert found == len(TaskState) + 2
+
+
+async def test_what_only_the_newest_schema_knows_is_lost_on_the_way_back_and_nothing_else_is(
+    database: Database, empty_url: str
+) -> None:
+    async with await Store.open(empty_url) as store:
+        me = await runner(store)
+        vm = await store.vms.request(VmRequest("small", "1", me, at(60)), now=T0)
+        assert vm is not None and await store.vms.record_launch(vm.id, ok=False, message="no", host="h", now=T0)
+        assert await store.queues.drain("small", "a new image", now=at(1))
+        await store.queues.rotate("big", now=at(2))
+        due = await submit(store, spec(terms=Terms(not_before=at(60))), now=T0)
+    await migrated(database, lambda connection: downgrade(connection, "0002"))
+    async with await Store.open(empty_url) as store:
+        big, small = await store.queues.list()
+        assert (small.paused_at, small.paused_because) == (at(1), "a new image"), "it stays paused"
+        assert (small.drained_at, small.drained_because, big.rotated_at) == (None, "", None)
+        assert await store.vms.spares() == (replace(vm, host="h"),) and await store.vms.launches(since=T0) == ()
+        assert await store.queues.drain("small", "again", now=at(3))
+        assert await store.tasks.admit(now=at(60), since=at(50)) == (due.id,)
 
 
 async def test_a_migration_that_fails_changes_nothing(database: Database, empty_url: str) -> None:
