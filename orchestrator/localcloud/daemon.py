@@ -26,12 +26,10 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator import log as logs
-from orchestrator.localcloud.defaults import make_directories
-from orchestrator.localcloud.events import address_of
 from orchestrator.localcloud.hypervisors import Hypervisor
 from orchestrator.localcloud.hypervisors.hosted import HostedHypervisor, end_machines
 from orchestrator.localcloud.knobs import CloudSettings
-from orchestrator.localcloud.server import LocalCloud
+from orchestrator.localcloud.published import address_of
 
 __all__ = [
     "HYPERVISORS",
@@ -84,6 +82,8 @@ def start(home: Path, hypervisor: str = "qemu", knobs: CloudSettings | None = No
         raise CloudNotStarted(f"no such hypervisor: {hypervisor} (there are {', '.join(HYPERVISORS)})")
     if (running := status(home)) is not None:
         raise AlreadyRunning(f"a local cloud runs on {home} already, as process {running.pid}")
+    from orchestrator.localcloud.defaults import make_directories
+
     make_directories(home)
     log_path = _fresh_log(home)
     package = str(Path(__file__).resolve().parents[2])
@@ -218,6 +218,10 @@ def _alone(home: Path) -> Iterator[None]:
 
 def serve(home: Path, hypervisor: str, knobs: CloudSettings | None = None) -> None:
     """Serve in the foreground until SIGTERM or SIGINT. Raises AlreadyRunning."""
+    # Only here: whoever asks where a cloud is needs nothing of what one is made of.
+    from orchestrator.localcloud.defaults import make_directories
+    from orchestrator.localcloud.server import LocalCloud
+
     home = home.absolute()
     make_directories(home)
     ended = threading.Event()

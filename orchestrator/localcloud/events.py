@@ -26,12 +26,10 @@ import zmq
 from orchestrator.localcloud.cloud import Cloud
 from orchestrator.localcloud.markup import element, plain
 from orchestrator.localcloud.model import Lcm, Vm, VmState
+from orchestrator.localcloud.published import address_of, keep_address
 from orchestrator.localcloud.vm_bodies import vm_body
 
 log = logging.getLogger(__name__)
-
-_FILE = "events"
-"""In the cloud's home: the address."""
 
 _LOOPBACK = "tcp://127.0.0.1:"
 _LINGER_MILLISECONDS = 100
@@ -60,7 +58,7 @@ class Publisher:
         except zmq.ZMQError:
             socket.bind(f"{_LOOPBACK}*")
         self.address = socket.getsockopt_string(zmq.LAST_ENDPOINT)
-        (self._cloud.home / _FILE).write_text(f"{self.address}\n")
+        keep_address(self._cloud.home, self.address)
         self._thread = threading.Thread(target=self._publish, args=(context, socket), name="events", daemon=True)
         self._thread.start()
         self._cloud.announce = self.announce
@@ -91,14 +89,6 @@ class Publisher:
                     socket.send_multipart(message, zmq.NOBLOCK)
         socket.close()
         context.term()
-
-
-def address_of(home: Path) -> str:
-    """Where the cloud of this home publishes; empty when that is not known."""
-    try:
-        return (home / _FILE).read_text().strip()
-    except OSError:
-        return ""
 
 
 def _kept(home: Path) -> str:

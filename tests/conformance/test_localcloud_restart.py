@@ -12,6 +12,7 @@ import pytest
 import requests
 
 from orchestrator.localcloud import daemon
+from orchestrator.localcloud.defaults import make_directories
 from orchestrator.localcloud.hypervisors.simulated import SimulatedHypervisor
 from orchestrator.localcloud.knobs import CloudSettings
 from tests.conformance.localcloud_world import QUICK, until, world
@@ -223,7 +224,7 @@ def test_a_number_used_again_is_not_the_daemon(home):
 
 
 def test_the_lock_refuses_a_second_one_even_before_the_first_answers(home):
-    daemon.make_directories(home)
+    make_directories(home)
     with daemon._alone(home), pytest.raises(daemon.AlreadyRunning, match="another process holds"):
         daemon.start(home, "simulated")
 
@@ -231,7 +232,7 @@ def test_the_lock_refuses_a_second_one_even_before_the_first_answers(home):
 def test_a_daemon_that_cannot_start_says_why(home):
     with pytest.raises(daemon.CloudNotStarted, match="no such hypervisor: xen"):
         daemon.start(home, "xen")
-    daemon.make_directories(home)
+    make_directories(home)
     (home / "cloud.db").write_text("this is no database, and long enough to be seen as none" * 100)
     with pytest.raises(daemon.CloudNotStarted, match="not a database"):
         daemon.start(home, "simulated")

@@ -7,8 +7,8 @@ import xml.etree.ElementTree as ElementTree
 import pytest
 import zmq
 
-from orchestrator.localcloud.events import address_of
 from orchestrator.localcloud.hypervisors.simulated import SimulatedHypervisor
+from orchestrator.localcloud.published import address_of
 from orchestrator.localcloud.server import LocalCloud
 from tests.conformance.localcloud_world import QUICK, until, world
 
