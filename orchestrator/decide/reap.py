@@ -199,8 +199,8 @@ class _Look:
         return self._vms_of[task.task_id, task.attempt]
 
     def deserted(self, vm: OpenVm) -> bool:
-        """A spare whose runner is not alive, seen so twice."""
-        return vm.task_id is None and vm.runner_id not in self._alive and self._twice(f"spare {vm.vm_id}")
+        """Of a spare: its runner is not alive, seen so twice."""
+        return vm.runner_id not in self._alive and self._twice(f"spare {vm.vm_id}")
 
     def may_run(self, vm: OpenVm) -> bool:
         """Its machine is there, and was not seen twice to have stopped."""

@@ -283,6 +283,11 @@ CASES = [
     Case("one is nearly too old", us(ready=(spare("old", 3599), spare("b")))),
     Case("one is too old, and the next on its way", us(ready=(OLD, spare("b")), launching=(spare("c"),))),
     Case(
+        "two are too old, and the next of the older one is on its way",
+        us(ready=(OLD, spare("older", 3700)), launching=(spare("c"),)),
+        (launch(f"it replaces old: {AGED}"),),
+    ),
+    Case(
         "one is too old, and the next is there",
         us(ready=(OLD, spare("b"), spare("c"))),
         (Destroy("old", AGED),),
