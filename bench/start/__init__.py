@@ -1,0 +1,1 @@
+"""From submit to a running process: warm, cold, many at once; and to the end of the machine."""
