@@ -34,7 +34,7 @@ MAX_REQUEST = 120_000
 """Bytes. Linux takes no single argument over 128 KiB, and the guest's login shell gets the request as one."""
 
 _PACKAGE = f"{__package__}.scripts."
-_IMPORT = re.compile(rf"^from {re.escape(_PACKAGE)}(\w+) import ", re.MULTILINE)
+_IMPORT = re.compile(rf"^ *from {re.escape(_PACKAGE)}(\w+) import ", re.MULTILINE)
 
 LOST = (asyncssh.Error, OSError)
 """What asyncssh raises when the connection is gone. TimeoutError is an OSError: catch it first."""
@@ -74,7 +74,7 @@ def python(name: str) -> str:
 
 
 def _imported(name: str) -> list[str]:
-    """The program and what it imports of `scripts/`, each once and before the first that imports it."""
+    """What the program imports of `scripts/`, each once, and the program itself."""
     found: list[str] = []
     for needed in _IMPORT.findall(script(name)):
         found += [each for each in _imported(f"{needed}.py") if each not in found]

@@ -103,7 +103,7 @@ async def test_one_process_from_its_inputs_to_its_outputs(boot: Boot) -> None:
     assert usage.cpu_seconds and usage.memory_peak_bytes
     told = summary(sinks)
     assert told.lines_unread == 0
-    assert [program.argv[0] for program in told.programs][0] == "sh"
+    assert told.programs[0].argv[0] == "sh"
     assert [(tried.address, tried.port, tried.result) for tried in told.network] == [("8.8.8.8", 53, "ENETUNREACH")]
 
 
@@ -126,7 +126,7 @@ async def test_an_end_is_told_truthfully(boot: Boot, script: str, outcome: Outco
         await guest.start(launch("sh", "-c", script, timeout_seconds=4 if isinstance(outcome, TimedOut) else 60))
         assert (await guest.follow(*sinks))[0] == outcome
     assert sinks.stdout.data == stdout
-    assert [program.argv[0] for program in summary(sinks).programs][0] == "sh"
+    assert summary(sinks).programs[0].argv[0] == "sh"
 
 
 async def test_a_process_that_fills_the_disk_does_not_end_its_trace(boot: Boot) -> None:

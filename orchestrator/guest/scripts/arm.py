@@ -25,17 +25,15 @@ import sys
 import time
 
 from orchestrator.guest.scripts.facts import facts
-from orchestrator.guest.scripts.follow import follow
 from orchestrator.guest.scripts.frames import send
 from orchestrator.guest.scripts.keep import keep
 from orchestrator.guest.scripts.place import LOGS, RUN, UNIT, read_file, restarted, write_file
 from orchestrator.guest.scripts.probe import Probing
-from orchestrator.guest.scripts.stage_out import serve
 from orchestrator.guest.scripts.start import Lock, start
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:  # to load typing takes too long in an emulated machine
-    from typing import Any
+    from typing import BinaryIO
 
 PATIENCE_SECONDS = 50.0
 ROOM = "64M"
@@ -58,7 +56,6 @@ class Arming:
         self.launcher = os.environ["LAUNCHER"].encode(errors="surrogateescape")
         self.record = os.environ["RECORD"].encode()
         self.purpose = f"grace {grace}\n".encode() + self.launcher + self.record
-        self.running: list[int] = []
 
     def begin(self) -> str:
         """Why not; nothing when it has begun."""
@@ -81,7 +78,6 @@ class Arming:
         keep()
         self.ready = os.open(RUN + "/ready", os.O_RDONLY | os.O_NONBLOCK)
         write_file(LOGS + "/trace", b"")
-        self.running.append(spawn("fallocate", "--keep-size", "--length", ROOM, LOGS + "/trace"))
         words = [word for each in self.properties for word in ("-p", each)]
         self.systemd = spawn(
             "systemd-run", "--quiet", "--collect", f"--unit={UNIT}", "--service-type=exec",
@@ -96,8 +92,6 @@ class Arming:
         until = time.monotonic() + PATIENCE_SECONDS
         if os.waitstatus_to_exitcode(os.waitpid(self.systemd, 0)[1]) != 0:
             return f"failed systemd would not: {said()}"
-        for process in self.running:
-            os.waitpid(process, 0)
         select.select([self.ready], [], [], max(0.0, until - time.monotonic()))
         try:
             if not os.read(self.ready, 16):
@@ -107,6 +101,7 @@ class Arming:
         finally:
             os.close(self.ready)
         write_file(RUN + "/before", b"%d" % os.stat(LOGS + "/trace").st_size)
+        spawn("fallocate", "--keep-size", "--length", ROOM, LOGS + "/trace")
         write_file(RUN + "/armed", self.purpose)
         return "armed"
 
@@ -158,8 +153,11 @@ def tell(probing: Probing | None) -> None:
         send(b"p", probing.finish().encode())
 
 
-def wait(requests: Any) -> None:
-    """For the message that starts the process, and follow it then."""
+def wait(requests: BinaryIO) -> None:
+    """For the message that starts the process, and follow it then. What that takes is not waited for by who arms."""
+    from orchestrator.guest.scripts.follow import follow
+    from orchestrator.guest.scripts.stage_out import serve
+
     while words := requests.readline().split():
         if words[0] == b"ping":
             send(b"a", b"pong")
