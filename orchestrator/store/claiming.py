@@ -305,8 +305,12 @@ async def _hold(
                     "vm_id": each.vm_id,
                     "kind": EventKind.TASK_CLAIMED.value,
                     "data": {},
-                    "vm_data": {"state": VmState.IN_USE, "because": f"it was ready for task {each.task_id}"},
+                    "vm_data": None if each.vm_id is None else _taken_for(each.task_id),
                 }
             )
     held = {row["task_id"] for row in await _CLAIM.run_last(connection, given)}
     return [tuple(claim for by, claim in claims if by is asked and claim.task.id in held) for asked in group]
+
+
+def _taken_for(task_id: str) -> dict[str, str]:
+    return {"state": VmState.IN_USE, "because": f"it was ready for task {task_id}"}

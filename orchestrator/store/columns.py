@@ -66,6 +66,8 @@ _UNKEPT = re.compile("[\0\ud800-\udfff]")
 
 def shown(text: str) -> str:
     r"""The text, with what no database keeps as `\xNN`."""
+    if text.isascii() and "\0" not in text:
+        return text
     return _UNKEPT.sub(_shown, text)
 
 
