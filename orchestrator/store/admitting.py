@@ -10,9 +10,10 @@ from sqlalchemy import TextClause, bindparam, select, text, update
 from orchestrator.domain.outcome import PLATFORM_EXIT, Reason
 from orchestrator.domain.task import TaskState
 from orchestrator.store.columns import UtcDateTime
+from orchestrator.store.conditions import PENDING, SQL_PENDING
 from orchestrator.store.events import EventKind, write_events
 from orchestrator.store.guards import Room
-from orchestrator.store.schema import PENDING, SQL_PENDING, TASKS
+from orchestrator.store.schema import TASKS
 
 _NEVER = "a task that it depends on did not finish"
 _DEPENDS_ON = """EXISTS (

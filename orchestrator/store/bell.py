@@ -18,9 +18,9 @@ import psycopg
 from sqlalchemy.engine import URL
 
 from orchestrator.domain.errors import MayflyError
+from orchestrator.store.conditions import one_of
 from orchestrator.store.engine import Database
 from orchestrator.store.events import EventKind
-from orchestrator.store.schema import one_of
 
 CHANNEL = "mayfly_ready"
 # Nothing is written that would have to wait for the disk.

@@ -22,13 +22,14 @@ from orchestrator.store.asking import ask
 from orchestrator.store.bell import Bell
 from orchestrator.store.chain import Chain
 from orchestrator.store.columns import as_utc
+from orchestrator.store.conditions import READY, SQL_READY, SQL_SPARE
 from orchestrator.store.encoding import spec_from_json
 from orchestrator.store.engine import Database
 from orchestrator.store.events import EventKind
 from orchestrator.store.grouped import Grouped
 from orchestrator.store.guards import IN_ORDER, LEASE, Room, given_by
 from orchestrator.store.lines import Line, Served
-from orchestrator.store.schema import READY, SQL_READY, SQL_SPARE, TASKS
+from orchestrator.store.schema import TASKS
 from orchestrator.store.views import Claim, Lease, Row, task_view
 
 _ONLY = select(TASKS.c.pool, TASKS.c.frontend, TASKS.c.id).where(READY, TASKS.c.id == bindparam("only"))

@@ -14,11 +14,12 @@ from orchestrator.store.attempts import END_ATTEMPT, end_attempt
 from orchestrator.store.bell import Bell
 from orchestrator.store.chain import Chain
 from orchestrator.store.columns import as_utc
+from orchestrator.store.conditions import OVER
 from orchestrator.store.engine import Database
 from orchestrator.store.events import LEASE_EVENT, EventKind, write_event
 from orchestrator.store.grouped import Grouped, guarded
 from orchestrator.store.guards import HELD_BY_V, IN_ORDER, LEASE, LET_GO, Room, applied, given_by, legal
-from orchestrator.store.schema import OVER, TASKS
+from orchestrator.store.schema import TASKS
 from orchestrator.store.search import find_task
 from orchestrator.store.transitions import Finished, Requeued
 from orchestrator.store.views import TaskRow, task_view

@@ -14,8 +14,9 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from orchestrator.domain.task import TaskState
 from orchestrator.store.bell import Bell
 from orchestrator.store.chain import Columns
+from orchestrator.store.conditions import IS_HELD, SQL_HELD
 from orchestrator.store.engine import Database
-from orchestrator.store.schema import DEPENDENCIES, IS_HELD, QUEUES, SQL_HELD, TASKS
+from orchestrator.store.schema import DEPENDENCIES, QUEUES, TASKS
 from orchestrator.store.views import Lease, TaskRow, task_view
 
 HELD_BY_V = f"tasks.id = v.task_id AND {SQL_HELD} AND tasks.attempt = v.attempt AND tasks.runner_id = v.runner_id"

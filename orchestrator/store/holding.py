@@ -14,11 +14,12 @@ from orchestrator.domain.vm import VmState
 from orchestrator.store.attempts import NOTE_STAGE
 from orchestrator.store.bell import Bell
 from orchestrator.store.chain import Chain
+from orchestrator.store.conditions import IS_HELD
 from orchestrator.store.engine import Database
 from orchestrator.store.events import LEASE_EVENT, EventKind, write_lease_event
 from orchestrator.store.grouped import guarded
 from orchestrator.store.guards import HELD_BY_V, IN_ORDER, LEASE, Room, applied, given_by, held_by
-from orchestrator.store.schema import ATTEMPTS, IS_HELD, TASKS, VMS
+from orchestrator.store.schema import ATTEMPTS, TASKS, VMS
 from orchestrator.store.transitions import StageEntered
 from orchestrator.store.views import Beat, Claim, Lease, task_view
 

@@ -13,7 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from orchestrator.domain.task import MAX_PRIORITY
 from orchestrator.store.asking import ask
-from orchestrator.store.schema import SQL_HELD, SQL_READY
+from orchestrator.store.conditions import SQL_HELD, SQL_READY
 from orchestrator.store.shares import share_out
 from orchestrator.store.taken import SQL_LEFT_OVER
 

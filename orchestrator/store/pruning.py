@@ -7,8 +7,9 @@ from datetime import datetime
 
 from sqlalchemy import ColumnElement, and_, delete, literal, or_, select
 
+from orchestrator.store.conditions import OVER, VM_OPEN
 from orchestrator.store.guards import Room
-from orchestrator.store.schema import ATTEMPTS, DEPENDENCIES, EVENTS, OVER, TASKS, VM_OPEN, VMS
+from orchestrator.store.schema import ATTEMPTS, DEPENDENCIES, EVENTS, TASKS, VMS
 
 
 def _unneeded() -> ColumnElement[bool]:

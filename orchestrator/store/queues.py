@@ -10,10 +10,11 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from orchestrator.domain.outcome import CANCELED_EXIT, Reason
 from orchestrator.domain.task import TaskState
 from orchestrator.store.bell import Bell
+from orchestrator.store.conditions import IS_HELD
 from orchestrator.store.engine import Database
 from orchestrator.store.events import EventKind, write_event, write_events
 from orchestrator.store.guards import add_queues
-from orchestrator.store.schema import IS_HELD, QUEUES, TASKS
+from orchestrator.store.schema import QUEUES, TASKS
 from orchestrator.store.views import QueueRow
 
 _WAITS = (TaskState.NEW, TaskState.QUEUED)

@@ -9,8 +9,9 @@ from typing import Any
 from sqlalchemy import Select, func, literal, select, text
 
 from orchestrator.domain.task import TaskState
+from orchestrator.store.conditions import IS_HELD, IS_OPEN, READY, SQL_READY
 from orchestrator.store.guards import Room
-from orchestrator.store.schema import DEPENDENCIES, IS_HELD, IS_OPEN, READY, SQL_READY, TASKS
+from orchestrator.store.schema import DEPENDENCIES, TASKS
 from orchestrator.store.search import find_task
 from orchestrator.store.views import QueuePlace, TaskRow, Throughput, task_view
 

@@ -5,7 +5,6 @@ A change here needs a migration in `migrations/versions`: a test compares both.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from datetime import datetime
 from typing import Any
 
@@ -13,13 +12,11 @@ from sqlalchemy import (
     JSON,
     BigInteger,
     CheckConstraint,
-    ColumnElement,
     ForeignKeyConstraint,
     Index,
     Integer,
     MetaData,
     Table,
-    literal_column,
     text,
 )
 from sqlalchemy.orm import registry
@@ -28,6 +25,17 @@ from sqlmodel import AutoString, Field, SQLModel
 from orchestrator.domain.task import Delivery, Stage, TaskState
 from orchestrator.domain.vm import VmState
 from orchestrator.store.columns import SafeText, SafeWord, UtcDateTime
+from orchestrator.store.conditions import (
+    HELD,
+    OVER,
+    SQL_HELD,
+    SQL_OPEN,
+    SQL_PENDING,
+    SQL_READY,
+    SQL_SPARE,
+    SQL_VM_OPEN,
+    one_of,
+)
 
 NAMING = {
     "ix": "ix_%(table_name)s_%(column_0_N_name)s",
@@ -37,39 +45,7 @@ NAMING = {
     "pk": "pk_%(table_name)s",
 }
 
-
-def one_of(values: Iterable[str]) -> str:
-    """The right side of SQL's IN.
-
-    >>> one_of(["A", "B"])
-    "('A', 'B')"
-    """
-    return "(" + ", ".join(f"'{value}'" for value in values) + ")"
-
-
-HELD = (TaskState.RUNNING, TaskState.WAITING)
-"""The states in which a runner holds the task, under a lease."""
-OVER = tuple(state for state in TaskState if state.over)
-
 _held, _over = one_of(HELD), one_of(OVER)
-
-# Partial indexes are found only by those who ask in their very words: no bound values here.
-SQL_READY = f"tasks.state = '{TaskState.QUEUED}' AND tasks.admitted_at IS NOT NULL"
-SQL_PENDING = f"tasks.state = '{TaskState.QUEUED}' AND tasks.admitted_at IS NULL"
-SQL_HELD = f"tasks.state IN {_held}"
-SQL_OPEN = f"tasks.state NOT IN {_over}"
-SQL_VM_OPEN = f"vms.state <> '{VmState.DESTROYED}'"
-SQL_SPARE = "vms.task_id IS NULL"
-
-
-def condition(words: str) -> ColumnElement[bool]:
-    """One of the above, to put after WHERE."""
-    # Not typed as Boolean: SQLite would be asked whether it equals 1, and find no index for that.
-    return literal_column(f"({words})")
-
-
-READY, PENDING, IS_HELD, IS_OPEN = map(condition, (SQL_READY, SQL_PENDING, SQL_HELD, SQL_OPEN))
-VM_OPEN, IS_SPARE = map(condition, (SQL_VM_OPEN, SQL_SPARE))
 
 
 def _partial(name: str, *columns: str, where: str, unique: bool = False) -> Index:

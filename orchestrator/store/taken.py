@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from orchestrator.store.asking import ask
+from orchestrator.store.conditions import SQL_HELD, SQL_VM_OPEN
 from orchestrator.store.guards import add_queues
-from orchestrator.store.schema import SQL_HELD, SQL_VM_OPEN
 
 SQL_LEFT_OVER = f"""{SQL_VM_OPEN} AND NOT EXISTS (
   SELECT 1 FROM tasks WHERE tasks.id = vms.task_id AND tasks.attempt = vms.attempt AND {SQL_HELD})"""  # noqa: S608

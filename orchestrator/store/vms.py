@@ -11,12 +11,13 @@ from sqlalchemy import Executable, and_, delete, func, or_, select
 from orchestrator.domain.vm import LEGAL_MOVES, VmState
 from orchestrator.store.chain import Chain, Columns
 from orchestrator.store.columns import as_utc, shown
+from orchestrator.store.conditions import IS_SPARE, SQL_SPARE, SQL_VM_OPEN, VM_OPEN
 from orchestrator.store.engine import Database
 from orchestrator.store.events import EventKind, vm_event
 from orchestrator.store.grouped import Grouped, guarded
 from orchestrator.store.guards import legal
 from orchestrator.store.ids import new_id
-from orchestrator.store.schema import EVENTS, IS_SPARE, LAUNCHES, SQL_SPARE, SQL_VM_OPEN, VM_OPEN, VMS
+from orchestrator.store.schema import EVENTS, LAUNCHES, VMS
 from orchestrator.store.taken import taken
 from orchestrator.store.transitions import VmMoved, VmRequest
 from orchestrator.store.views import Launch, VmCount, VmRow, launch_view, vm_view
