@@ -9,6 +9,7 @@ import hashlib
 import os
 import re
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import BinaryIO
@@ -26,6 +27,7 @@ from orchestrator.artifacts.disk import (
 from orchestrator.domain.errors import PlatformError
 
 CHUNK = 1 << 20
+_SYNCS_AT_ONCE = 8
 _ID = re.compile(r"[0-9a-f]{64}")
 
 
@@ -147,8 +149,8 @@ class Blobs:
                 for blob_id, data in zip(ids, contents, strict=True):
                     if blob_id not in fresh and not self.renew(blob_id):
                         fresh[blob_id] = self._write(data)
-                for path in fresh.values():
-                    sync_file(path)  # the first makes the disk write nearly all of them
+                with ThreadPoolExecutor(_SYNCS_AT_ONCE) as threads:  # the file system writes them together then
+                    list(threads.map(sync_file, fresh.values()))
                 for blob_id, path in fresh.items():
                     make_folder(self.path(blob_id).parent)
                     path.rename(self.path(blob_id))

@@ -286,7 +286,7 @@ class Guest:
             await taking.keep()
             raise
         finally:
-            await taking.drop()
+            await taking.end()
         if taking.refused:
             raise OutputRefused(taking.refused)
 

@@ -163,6 +163,8 @@ class Taking:
         self._gathered: list[WholeOutput] = []
         self._gathered_bytes = 0
         self._settled = 0
+        self._putting: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._putting.set_result(None)
         if self._total > limit:
             raise Unstageable(f"the outputs have {self._total} bytes, and at most {limit} are taken")
 
@@ -190,12 +192,19 @@ class Taking:
     async def keep(self) -> None:
         """Put away what came whole and is not put away yet."""
         await self._put_gathered()
+        await self._putting
 
     async def drop(self) -> None:
         """Forget what did not come whole. Idempotent."""
         half, self._half = self._half, None
         if half:
             await half.writer.abort()
+
+    async def end(self) -> None:
+        """Leave nothing under way. Idempotent, never raises."""
+        self._putting.cancel()
+        await asyncio.gather(self._putting, return_exceptions=True)
+        await self.drop()
 
     async def _take_one(self, attendant: Attendant, entry: OutputEntry) -> None:
         kind, payload = await _frame(attendant)
@@ -256,9 +265,11 @@ class Taking:
             await self._put_gathered()
 
     async def _put_gathered(self) -> None:
+        """While they are put away, the next ones come; but no more than those."""
+        await self._putting
         files, self._gathered, self._gathered_bytes = self._gathered, [], 0
         if files:
-            await self._sink.put(files)
+            self._putting = asyncio.ensure_future(self._sink.put(files))
 
     def _count(self, entry: OutputEntry, size: int) -> None:
         if self._came + size > self._limit:

@@ -45,6 +45,55 @@ async def collect(attempt: AttemptLogs, files: dict[str, bytes], mode: int = 0o6
             await writer.commit(sha(data))
 
 
+@dataclass
+class Whole:
+    entry: File
+    data: bytes
+    claimed: str = ""
+
+    @property
+    def sha256(self) -> str:
+        return self.claimed or sha(self.data)
+
+
+async def test_small_outputs_are_taken_together(artifacts: Artifacts, attempt: AttemptLogs) -> None:
+    files = {f"d/{n}": b"%d" % (n % 7) for n in range(30)}
+    async with attempt.outputs() as sink:
+        await sink.put([Whole(File(path, 0o4755), data) for path, data in files.items()])
+        await sink.put([])
+        await sink.put([Whole(File("last"), b"0")])
+    tree = artifacts.outputs(TASK, 1)
+    assert tree
+    assert tree.complete
+    kept = {entry.path: artifacts.blobs.path(entry.sha256).read_bytes() for entry in tree.files}
+    assert kept == files | {"last": b"0"}
+    assert {entry.mode for entry in tree.files if entry.path != "last"} == {0o755}
+    assert len(list((artifacts.root / "blobs").rglob("*/*"))) == 7
+    assert list((artifacts.root / "tmp").iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("wrong", "complaint"),
+    [
+        (Whole(File("../x"), b"1"), "refused an output name"),
+        (Whole(File("a"), b"1"), "is there twice"),
+        (Whole(File("a/b"), b"1"), "is there twice"),
+        (Whole(File("b"), b"1", claimed="0" * 64), "'b' came out changed"),
+        (Whole(File("b"), bytes(9)), "larger than 10 bytes"),
+    ],
+)
+async def test_of_small_outputs_the_good_ones_are_taken(
+    artifacts: Artifacts, attempt: AttemptLogs, wrong: Whole, complaint: str
+) -> None:
+    with pytest.raises(StagingFailed, match=complaint):
+        async with attempt.outputs(max_bytes=10) as sink:
+            await sink.put([Whole(File("a"), b"12"), wrong])
+    tree = artifacts.outputs(TASK, 1)
+    assert tree
+    assert not tree.complete
+    assert [entry.path for entry in tree.files] == ["a"]
+
+
 def found(folder: Path) -> dict[str, bytes]:
     return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
 
