@@ -87,9 +87,10 @@ class Stock:
                     await asyncio.wait(working)
         except TimeoutError:
             _log.warning("not all ready machines are gone yet: upkeep goes on with them")
-        for each in self._ending:
+        left = {*self._launching, *self._ending}
+        for each in left:
             each.cancel()
-        await asyncio.gather(*self._ending, return_exceptions=True)
+        await asyncio.gather(*left, return_exceptions=True)
 
     def look(self) -> None:
         """Something has changed: it is time for a round."""

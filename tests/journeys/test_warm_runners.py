@@ -27,6 +27,7 @@ from orchestrator.store import Claim, TaskRow
 from tests.journeys.house import POOL, House, promote, until
 from tests.journeys.processes import command_line, killed, runner_process
 from tests.journeys.ready import change, ready, serving, vm_of, warm_tools
+from tests.journeys.test_adoption import LEASE_SECONDS, LONG, another_runner
 
 
 @asynccontextmanager
@@ -249,6 +250,30 @@ async def test_ready_machines_of_a_runner_that_is_killed_are_ended_by_upkeep(hou
         return not await house.left()
 
     await until("none is left", ended)
+
+
+async def test_a_process_in_a_machine_that_stood_ready_is_adopted_like_any_other(house: House) -> None:
+    await house.store.runners.leave(house.tools.runner_id, now=house.now())
+    async with runner_process(house, lease_seconds=LEASE_SECONDS, min_ready=1) as process:
+        [spare] = await ready(house, 1)
+        task = await house.submit(LONG, outputs=("*",))
+        await house.printed(task, b"one\n")
+        await killed(process)
+    async with another_runner(house) as adopter:
+        done = await house.over(task)
+    assert (done.state, done.message, done.attempt) == (TaskState.FINISHED, "exited with 0", 1)
+    assert house.log(task, "stdout") == b"one\ntwo\n"
+    vm = await vm_of(house, task)
+    assert (vm.id, vm.state, vm.runner_id) == (spare.id, VmState.DESTROYED, adopter)
+    assert house.guests.asked_of(vm.id).count("start") == 1
+    [runner_id] = {spare.runner_id}
+    await house.store.runners.heartbeat(str(runner_id), now=house.now() - timedelta(hours=1))
+
+    async def ended() -> bool:
+        await house.reap()
+        return not await house.left()
+
+    await until("what stood ready in its place is gone", ended)
 
 
 async def test_a_runner_that_is_stopped_leaves_no_ready_machine(house: House) -> None:
