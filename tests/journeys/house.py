@@ -322,7 +322,7 @@ async def make_house(home: Path, database_url: str = "") -> AsyncIterator[House]
         opened.push_async_callback(asyncio.to_thread, far_side.close)
         far = await asyncio.to_thread(far_side.enter_context, _closing(settings, hypervisor, guests))
         house = await opened.enter_async_context(bootstrap.open_house(settings))
-        cloud = Cloud(far.url, far.session, timeout=10, patience=3, poll_seconds=0.01)
+        cloud = Cloud(far.url, far.session, timeout=10, patience=3, poll_seconds=0.01, events=far.events)
         await opened.enter_async_context(cloud)
         await promote(cloud, home)
         runner_id = await opened.enter_async_context(registered(house.store, [POOL.name], name=home.name))
