@@ -63,6 +63,17 @@ def start_keeper(directory: Path, limit: int = LIMIT) -> tuple[int, Process | No
     part. Raises HypervisorError."""
     reading, writing = os.pipe()
     try:
+        return writing, keep_from(directory, reading, limit)
+    except HypervisorError:
+        os.close(writing)
+        raise
+    finally:
+        os.close(reading)
+
+
+def keep_from(directory: Path, reading: int, limit: int = LIMIT) -> Process | None:
+    """Start the keeper of a log that is being written already. Raises HypervisorError."""
+    try:
         started = subprocess.run(
             [sys.executable, "-I", "-S", "-c", _KEEPER, str(directory.absolute() / LOG), str(limit)],
             stdin=reading,
@@ -72,11 +83,8 @@ def start_keeper(directory: Path, limit: int = LIMIT) -> tuple[int, Process | No
             timeout=30,
         )
     except (OSError, subprocess.SubprocessError) as error:
-        os.close(writing)
         raise HypervisorError(f"the console log's keeper did not start: {error}") from error
-    finally:
-        os.close(reading)
-    return writing, Process.of(int(started.stdout))
+    return Process.of(int(started.stdout))
 
 
 def read_console(directory: Path, limit: int = LIMIT) -> str:
