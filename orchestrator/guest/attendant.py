@@ -18,13 +18,14 @@ class Attendant:
         self._verb = verb
         self._said = asyncio.create_task(tail(process), name="attendant's stderr")
 
-    async def expect(self, wanted: bytes) -> bytes:
+    async def expect(self, wanted: bytes, *, anew: bool = True) -> bytes:
         """The payload of the next frame, which must be of that kind. Raises Dropped; StepFailed when the program ends
-        instead, which it would do again."""
+        instead, which it would do again: not so when it is not `anew`, but has waited."""
         try:
             kind, payload = await self._frame()
         except asyncio.IncompleteReadError as error:
-            raise StepFailed(f"{self._verb} {await self._end()}") from error
+            how = f"{self._verb} {await self._end()}"
+            raise (StepFailed(how) if anew else Dropped(how)) from error
         if kind != wanted:
             raise StepFailed(f"the guest sent a frame of kind {kind!r} instead of {wanted!r} for {self._verb}")
         return payload

@@ -24,7 +24,7 @@ from orchestrator.guest.attendant import Attendant
 from orchestrator.guest.errors import Dropped, LaunchFailed, OutputRefused, StepFailed, VmLost
 from orchestrator.guest.exit_record import outcome_of, parse_record, usage_of
 from orchestrator.guest.following import NoProcess, Sink, Unhurried, pump
-from orchestrator.guest.launch import Arming, Launch, arm_request, start_message
+from orchestrator.guest.launch import Arming, Launch, arm_request, arming_programs, start_message
 from orchestrator.guest.outputs import (
     MAX_ENTRIES,
     OutputEntry,
@@ -183,7 +183,7 @@ class Guest:
             try:
                 async with asyncio.timeout(within):
                     await attendant.send(b"ping\n")
-                    require_answer(await attendant.expect(b"a"), b"pong", str(self._way))
+                    require_answer(await attendant.expect(b"a", anew=False), b"pong", str(self._way))
                 self._armed = attendant
             except TimeoutError as error:
                 raise Dropped(f"no answer within {within:g} s") from error
@@ -202,10 +202,11 @@ class Guest:
             fitting = self._arming is not None and self._arming.fits(launch)
             async with self._arm_channel(connection, arm_request(Arming.of(launch)), keep=fitting) as attendant:
                 held, self._armed = attendant is self._armed, None
-                await attendant.send(message)
+                with suppress(Dropped):  # likewise
+                    await attendant.send(message)
                 if not held and (answer := await attendant.expect(b"a")) != b"used":
                     require_answer(answer, b"armed", str(self._way))
-                require_answer(await attendant.expect(b"a"), b"started", str(self._way))
+                require_answer(await attendant.expect(b"a", anew=not held), b"started", str(self._way))
                 self._fresh, self._launch = attendant, launch
 
         await self._persist(ask)
@@ -313,6 +314,9 @@ class Guest:
         attendant = held if held and keep else Attendant(await wire.ask(connection, text), "mayfly-arm")
         try:
             async with asyncio.timeout(wire.STEP_SECONDS):
+                if attendant is not held:
+                    with suppress(Dropped):  # it ended early, and says why; or the connection dropped, as is found next
+                        await attendant.send(arming_programs())
                 yield attendant
         except TimeoutError as error:
             raise LaunchFailed(f"the guest did not answer within {wire.STEP_SECONDS:g} s") from error

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from orchestrator.guest.errors import LaunchFailed
-from orchestrator.guest.wire import MAX_REQUEST, request, script
+from orchestrator.guest.wire import MAX_REQUEST, awaiting_programs, programs, script
 
 RUN_DIRECTORY = "/run/mayfly-task"
 LOG_DIRECTORY = "/var/lib/mayfly-task"
@@ -105,10 +105,15 @@ class Arming:
         return (self.trace, self.kill_grace_seconds) == (launch.trace, launch.kill_grace_seconds)
 
 
+def arming_programs() -> bytes:
+    """What is to be written to an `arm_request` first."""
+    return programs("arm.py")
+
+
 def arm_request(arming: Arming, probes: Sequence[str] = ("-",)) -> str:
-    """The text of the request that arms the unit. `probes`: the words of the seal's probes; "-" for none, and no facts
-    either."""
-    return request(
+    """The text of the request that arms the unit; it takes `arming_programs`. `probes`: the words of the seal's probes;
+    "-" for none, and no facts either."""
+    return awaiting_programs(
         "arm",
         f"{arming.kill_grace_seconds:.3f}",
         str(arming.memory_bytes),
@@ -116,7 +121,6 @@ def arm_request(arming: Arming, probes: Sequence[str] = ("-",)) -> str:
         *probes,
         LAUNCHER=_launcher(arming),
         RECORD=script("record.sh"),
-        body="arm.py",
     )
 
 

@@ -50,7 +50,7 @@ def require(facts: Facts) -> None:
 
 
 def read_facts(reply: Reply) -> Facts:
-    """The facts in what `scripts/facts.sh` wrote. Raises StepFailed when it is not that."""
+    """The facts in what `scripts/facts.py` wrote. Raises StepFailed when it is not that."""
     if reply.status != 0:
         raise StepFailed(f"the guest did not tell its facts (status {reply.status}): {reply.stderr}")
     told: dict[str, list[str]] = {}

@@ -13,13 +13,15 @@ a script starts, in hundredths, so the scripts keep to what the shell can do by 
 from __future__ import annotations
 
 import asyncio
+import marshal
 import re
 import shlex
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
+from importlib.util import MAGIC_NUMBER
 from typing import Any
 
 import asyncssh
@@ -57,9 +59,7 @@ def script(name: str) -> str:
 
 def request(verb: str, *words: str, body: str, **variables: str) -> str:
     """The text of an exec request; see the module. `body` is a name of `scripts/`."""
-    if any("\n" in word for word in words):
-        raise ValueError("a word of a request holds a newline")
-    lines = [shlex.join(["set", "--", f"mayfly-{verb}", *words])]
+    lines = [_first_line(verb, words)]
     lines += [f"export {name}={shlex.quote(value)}" for name, value in variables.items()]
     lines.append(script(body) if body.endswith(".sh") else python(body))
     return "\n".join(lines)
@@ -71,6 +71,29 @@ def python(name: str) -> str:
     isolated, and without `site`, for speed. sys.argv[1:] are the words."""
     parts = [word for each in _imported(name) for word in (_PACKAGE + each.removesuffix(".py"), script(each))]
     return f'exec python3 -IS -c {shlex.join([script("load.py"), *parts])} -- "$@"\n'
+
+
+def awaiting_programs(verb: str, *words: str, **variables: str) -> str:
+    """The text of an exec request that `programs` must be written to before anything else."""
+    lines = [f"export {name}={shlex.quote(value)}" for name, value in variables.items()]
+    command = f'exec python3 -IS -c {shlex.quote(script("load.py"))} -- "$@"\n'
+    return "\n".join([_first_line(verb, words), *lines, command])
+
+
+@cache
+def programs(name: str) -> bytes:
+    """A program of `scripts/` and what it imports from there, compiled for a Python such as this one; see `load.py`."""
+    each = [(_PACKAGE + one.removesuffix(".py"), script(one)) for one in _imported(name)]
+    whole = marshal.dumps(
+        [(name, text, marshal.dumps(compile(text, name, "exec", optimize=2))) for name, text in each], 2
+    )
+    return b"programs %s %d\n" % (MAGIC_NUMBER.hex().encode(), len(whole)) + whole
+
+
+def _first_line(verb: str, words: Sequence[str]) -> str:
+    if any("\n" in word for word in words):
+        raise ValueError("a word of a request holds a newline")
+    return shlex.join(["set", "--", f"mayfly-{verb}", *words])
 
 
 def _imported(name: str) -> list[str]:

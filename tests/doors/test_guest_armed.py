@@ -163,6 +163,15 @@ async def test_a_message_that_is_not_answered_is_repeated_by_its_token(heard: by
     assert [words[0] for words in server.asked] == ["mayfly-arm", "mayfly-arm"]
 
 
+async def test_one_whose_program_was_ended_while_it_waited_is_asked_anew() -> None:
+    killed = says(ARMED, 137, b"Killed")
+    async with misbehaving([killed, stays_after(frame(b"a", b"armed") + STARTED + ENDED)]) as (guest, server):
+        await guest.arm(ARMING)
+        await guest.start(launch("x"))
+        assert (await guest.follow(*Sinks()))[0] == Exited(7)
+    assert [words[0] for words in server.asked] == ["mayfly-arm", "mayfly-arm"]
+
+
 async def test_of_two_that_start_one_is_refused() -> None:
     async with simulated() as (one, far):
         other = await reach(far._spec.nics[0].host_port)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import marshal
 import math
 import shlex
 import shutil
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 
 from orchestrator.decide.validation import LONGEST_COMMAND
 from orchestrator.guest import DEFAULT_ENVIRONMENT, Arming, Launch, LaunchFailed, wire
-from orchestrator.guest.launch import RUN_DIRECTORY, arm_request, start_message
+from orchestrator.guest.launch import RUN_DIRECTORY, arm_request, arming_programs, start_message
 from orchestrator.guest.wire import python, request, script
 
 SCRIPTS = Path(wire.__file__).parent / "scripts"
@@ -147,12 +148,24 @@ def test_a_look_tells_what_became_of_a_launch(tmp_path: Path, there: list[str], 
         assert (told.stdout, told.stderr, told.returncode) == (f"{expected}\n", "", 0)
 
 
-def test_a_machine_that_restarted_since_it_was_armed_is_not_armed_again(tmp_path: Path) -> None:
+@pytest.mark.parametrize("same", [True, False])
+def test_a_machine_that_restarted_since_it_was_armed_is_not_armed_again(tmp_path: Path, same: bool) -> None:
+    """Whether its Python is one such as this, or has to compile what is sent."""
     (tmp_path / "logs").mkdir()
     (tmp_path / "logs" / "mark").touch()
     text = arm_request(Arming.of(plain(("true",))))
-    text = text.replace("/run/mayfly-task", f"{tmp_path}/run").replace("/var/lib/mayfly-task", f"{tmp_path}/logs")
-    told = subprocess.run(["sh", "-c", text], capture_output=True, check=True, stdin=subprocess.DEVNULL)
+    head, _, sent = arming_programs().partition(b"\n")
+    assert int(head.split()[2]) == len(sent)
+    programs = []
+    for name, program, _ in marshal.loads(sent):
+        moved = program.replace("/run/mayfly-task", f"{tmp_path}/run").replace(
+            "/var/lib/mayfly-task", f"{tmp_path}/logs"
+        )
+        programs.append((name, "" if same else moved, marshal.dumps(compile(moved, name, "exec")) if same else b"none"))
+    whole = marshal.dumps(programs, 2)
+    magic = head.split()[1] if same else b"00000000"
+    sent = b"programs %s %d\n" % (magic, len(whole)) + whole
+    told = subprocess.run(["sh", "-c", text], capture_output=True, check=True, input=sent)
     assert told.stdout == b"a\0\0\0\4gone"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["logs"]
 
@@ -160,7 +173,7 @@ def test_a_machine_that_restarted_since_it_was_armed_is_not_armed_again(tmp_path
 @pytest.mark.parametrize("name", sorted({path.name for path in SCRIPTS.glob("*.py")} - {"load.py"}))
 def test_a_program_is_sent_with_all_that_it_imports(name: str) -> None:
     """Loaded as over there; not started, for it is not the last one."""
-    load = "import sys; print(*(each for each in sys.meta_path[-1].texts if each != 'last' and not __import__(each)))"
+    load = "import sys; print(*(each for each in sys.meta_path[-1].codes if each != 'last' and not __import__(each)))"
     text = python(name).replace(' -- "$@"', f' last "{load}" -- "$@"')
     done = subprocess.run(["sh", "-c", text], capture_output=True, text=True, stdin=subprocess.DEVNULL)
     assert (done.stdout, done.stderr) == ("\n", "")

@@ -23,6 +23,7 @@ def test_everything_that_is_read_beside_the_package_is_put_into_it() -> None:
 def test_guest_scripts_and_migrations_lie_inside_the_package() -> None:
     """hatchling takes every file of a package that git does not ignore."""
     ignored = (ROOT / ".gitignore").read_text().split()
-    for inside in ("guest/scripts/start.sh", "guest/scripts/attend.py", "store/migrations/script.py.mako"):
+    scripts = ("guest/scripts/look.sh", "guest/scripts/arm.py")
+    for inside in (*scripts, "store/migrations/script.py.mako"):
         assert (ROOT / "orchestrator" / inside).is_file()
     assert not {"*.sh", "*.mako", "scripts/"} & set(ignored)

@@ -161,6 +161,7 @@ class SimulatedGuest:
 
     async def _arm(self, session: _Session, tell: bool) -> None:
         frames = Frames(session, self._network.flowing)
+        await session.stdin.readexactly(int((await session.stdin.readline()).split()[2]))  # the programs that do it
         if tell:
             await frames.send(b"i", self.facts().encode())
             await frames.send(b"p", self._probes().encode())
