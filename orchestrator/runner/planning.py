@@ -28,6 +28,9 @@ from orchestrator.runner.versions import Usable, usable
 ROOM_KNOWN_SECONDS = 4.0
 """How long it takes at most until OpenNebula's word on its room counts a machine that is gone."""
 
+VERSION_SECONDS = 10.0
+"""How old the version of an image may be that nothing is launched of: it is asked for only to see what is outdated."""
+
 _log = logging.getLogger(__name__)
 
 
@@ -42,6 +45,8 @@ class Planning:
         self._buckets: dict[str, Bucket] = {}
         self._pauses = Pauses()
         self._outdated = False
+        self._versions: dict[str, tuple[Usable | str, datetime]] = {}
+        """By image, and when that was known."""
         self._told: dict[str, str] = {}
         self._gone_at: list[tuple[str, datetime]] = []
         """Of pools, when machines of theirs went lately."""
@@ -69,12 +74,18 @@ class Planning:
         """How many stood ready at other runners when that was read."""
         return sum(each.ready for each in self._supply.elsewhere(pool).values()) if self._supply else 0
 
-    async def version(self, pool: Pool, supply: Supply) -> Usable | str:
-        """The image version to launch, or why there is none."""
+    async def version(self, pool: Pool, supply: Supply, *, to_launch: bool = False) -> Usable | str:
+        """The image version to launch, or why there is none; a while ago, unless one is launched."""
+        known = self._versions.get(pool.image)
+        if known is not None and not to_launch and supply.now - known[1] < timedelta(seconds=VERSION_SECONDS):
+            return known[0]
+        found: Usable | str
         try:
-            return await usable(pool, self._tools, supply.aside)
+            found = await usable(pool, self._tools, supply.aside)
         except (CloudError, UserError) as trouble:
-            return str(trouble)
+            found = str(trouble)
+        self._versions[pool.image] = found, supply.now
+        return found
 
     async def room(self, pool: Pool, spares: Collection[Spare]) -> Room:
         """What OpenNebula has room for. Raises what the database does."""

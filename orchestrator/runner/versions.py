@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 from orchestrator.decide import quarantine
 from orchestrator.decide.quarantine import Quarantine
-from orchestrator.domain.errors import CloudError
 from orchestrator.domain.pool import Pool
 from orchestrator.opennebula import ImageVersion
 from orchestrator.runner.tools import Tools
@@ -37,7 +36,7 @@ async def put_aside(tools: Tools) -> Quarantine:
     launches = await tools.launches.newest(tools.store, quarantine.looks_back(warms.values()))
     if all(launch.ok for launch in launches):
         return Quarantine()
-    return quarantine.of(launches, warms, tools.store.clock.now(), hosts=await _hosts(tools))
+    return quarantine.of(launches, warms, tools.store.clock.now(), hosts=await tools.launches.hosts(tools.cloud))
 
 
 async def usable(pool: Pool, tools: Tools, aside: Quarantine) -> Usable:
@@ -54,12 +53,3 @@ async def usable(pool: Pool, tools: Tools, aside: Quarantine) -> Usable:
             promoted, good=False, because=f"{name} is put aside, and no other is left: {aside.versions[name]}"
         )
     return Usable(versions[chosen.name], because=chosen.because)
-
-
-async def _hosts(tools: Tools) -> int:
-    """How many take VMs; 1 where that cannot be told."""
-    try:
-        capacity = await tools.cloud.capacity()
-    except CloudError:
-        return 1
-    return len(capacity.hosts or ()) or 1

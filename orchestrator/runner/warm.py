@@ -187,6 +187,7 @@ class Stock:
         await self._unoffered()
         found = planning.plan(pool, pools, self._spares, supply, version)
         if any(isinstance(step, Launch) for step in found.steps):
+            version = await planning.version(pool, supply, to_launch=True)
             room = await planning.room(pool, self._spares)
             await self._unoffered()
             found = planning.plan(pool, pools, self._spares, supply, version, room)

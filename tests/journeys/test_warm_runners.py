@@ -7,6 +7,7 @@ import dataclasses
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import timedelta
+from pathlib import Path
 
 import pytest
 
@@ -24,10 +25,11 @@ from orchestrator.runner.tools import Tools
 from orchestrator.runner.warm import Stock
 from orchestrator.settings import Settings
 from orchestrator.store import Claim, TaskRow
-from tests.journeys.house import POOL, House, promote, until
+from tests.journeys.house import POOL, House, make_house, promote, until
 from tests.journeys.processes import command_line, killed, runner_process
 from tests.journeys.ready import change, ready, serving, vm_of, warm_tools
 from tests.journeys.test_adoption import LEASE_SECONDS, LONG, another_runner
+from tests.postgres import binaries, running_server
 
 
 @asynccontextmanager
@@ -310,3 +312,17 @@ async def test_a_change_of_the_inventory_is_followed_without_a_restart(
         assert first.id in {row.id for row in await ready(house, 3)}
         command_line(house, min_ready=0)
         await ready(house, 0)
+
+
+@pytest.mark.skipif(binaries() is None, reason="no PostgreSQL server is installed")
+async def test_ready_machines_are_kept_and_taken_on_postgresql_too(tmp_path: Path) -> None:
+    with running_server(tmp_path / "pg") as server:
+        async with make_house(tmp_path / "home", server.create("mayfly")) as house:
+            tools = warm_tools(house, 2, max_vms=4)
+            async with serving(tools):
+                spares = {spare.id for spare in await ready(house, 2)}
+                tasks = [await house.submit(f"echo {number}") for number in range(2)]
+                for task in tasks:
+                    assert (await house.over(task)).state is TaskState.FINISHED
+                await ready(house, 2)
+            assert {(await vm_of(house, task)).id for task in tasks} == spares
