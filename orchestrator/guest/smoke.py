@@ -8,7 +8,7 @@ from orchestrator.domain.errors import GuestError
 from orchestrator.domain.outcome import Exited
 from orchestrator.domain.task import TraceProfile
 from orchestrator.guest.guest import connect
-from orchestrator.guest.launch import TRACE_PATH, Launch
+from orchestrator.guest.launch import TRACE_PATH, Arming, Launch
 from orchestrator.guest.readiness import require
 from orchestrator.guest.seal import require_sealed
 from orchestrator.trace.command import traced
@@ -44,20 +44,19 @@ async def smoke_test(address: str, port: int, *, host_key: str, client_key: str,
     Raises GuestError: Unreachable when it does not answer `within` seconds, or is not fit, SealBroken, and GuestError
     itself when the process does not end well or leaves no trace.
     """
+    launch = Launch(
+        argv=("python3", "--version"),
+        timeout_seconds=_SECONDS,
+        memory_bytes=_MEMORY_BYTES,
+        processes=_PROCESSES,
+        trace=traced(TraceProfile.AUDIT, output=TRACE_PATH),
+    )
     guest = await connect(address, port, host_key=host_key, client_key=client_key, deadline=within)
     try:
-        facts = await guest.facts()
+        facts, probes = await guest.make_ready(Arming.of(launch))
         require(facts)
-        require_sealed(await guest.probe_seal())
-        await guest.start(
-            Launch(
-                argv=("python3", "--version"),
-                timeout_seconds=_SECONDS,
-                memory_bytes=_MEMORY_BYTES,
-                processes=_PROCESSES,
-                trace=traced(TraceProfile.AUDIT, output=TRACE_PATH),
-            )
-        )
+        require_sealed(probes)
+        await guest.start(launch)
         stdout, stderr, trace = _Kept(), _Kept(), _Kept()
         outcome, _ = await guest.follow(stdout, stderr, trace)
         if outcome != Exited(0) or b"execve" not in trace.data:
