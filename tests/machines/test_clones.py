@@ -143,9 +143,26 @@ async def look(machine: Machine) -> dict[str, Any]:
     return told
 
 
-@pytest.fixture(scope="module")
-def a_state(running_cloud: TestCloud) -> None:
-    until(lambda: any(each["memory_mb"] == 512 for each in states(running_cloud)), "a state is made", 400)
+def wait_for_clones(cloud: TestCloud, start: Starter, memory_mb: int) -> None:
+    """Return when machines of that size are clones: the first ones boot, while a state is being made."""
+    one = cloud.client()
+
+    def cloned() -> bool:
+        machine = start("first", memory_mb=memory_mb)
+        until(
+            lambda: (one.vm.info(machine.vm).STATE, one.vm.info(machine.vm).LCM_STATE) == (ACTIVE, RUNNING), "it runs"
+        )
+        found = is_clone(cloud, machine)
+        one.vm.action("terminate-hard", machine.vm)
+        until(lambda: one.vm.info(machine.vm).STATE == DONE, "it is gone")
+        return found
+
+    until(cloned, f"a machine of {memory_mb} MB is a clone", 400)
+
+
+@pytest.fixture
+def a_state(cloud: TestCloud, start: Starter) -> None:
+    wait_for_clones(cloud, start, 512)
 
 
 @pytest.mark.usefixtures("a_state")
@@ -202,9 +219,8 @@ async def test_a_clone_that_was_off_boots_as_the_machine_that_it_was(cloud: Test
 @pytest.mark.usefixtures("a_state")
 async def test_another_size_boots_until_it_has_a_state_of_its_own(cloud: TestCloud, start: Starter) -> None:
     first = start("larger-one", memory_mb=640)
-    await look(first)
-    if not is_clone(cloud, first):  # the first run of the tests in this home
-        until(lambda: any(each["memory_mb"] == 640 for each in states(cloud)), "a state of it is made", 400)
+    assert (await look(first))["host name"] == ["larger-one", "larger-one"]
+    await asyncio.to_thread(wait_for_clones, cloud, start, 640)
     second = start("larger-two", memory_mb=640)
     facts = await look(second)
     assert is_clone(cloud, second)

@@ -98,3 +98,8 @@ def test_what_a_task_is_run_with(disk: Path, tool: str) -> None:
 def test_the_context_script_is_roots_alone_to_change(disk: Path) -> None:
     assert owner_and_mode(disk, "/usr/sbin/mayfly-context") == (0, 0, "0755")
     assert owner_and_mode(disk, "/etc/systemd/system/ssh.service") == (0, 0, "0644")
+
+
+def test_it_knows_how_to_wait_and_become_a_clone(disk: Path) -> None:
+    assert owner_and_mode(disk, "/usr/sbin/mayfly-clone") == (0, 0, "0755")
+    assert "mayfly-clone.service" in names(disk, "/etc/systemd/system/multi-user.target.wants")
