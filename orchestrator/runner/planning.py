@@ -123,6 +123,14 @@ class Planning:
         )
         return plan(pool, facts if room is None else dataclasses.replace(facts, room=room), now)
 
+    def useless(self, pool: Pool, spares: Collection[Spare], supply: Supply) -> list[Spare]:
+        """Those that stand in the way of tasks: we have as many attempts as we may, and others could begin them."""
+        if self._free() > 0:
+            return []
+        mine = [each for each in spares if each.pool.name == pool.name and not each.leaving]
+        wanted = supply.lacking_here(pool.name) - self._went_lately(pool.name, self._tools.store.clock.now())
+        return sorted(mine, key=lambda each: each.asked_at, reverse=True)[: max(0, wanted)]
+
     def tell(self, pool: Pool, found: Plan) -> None:
         """To the log, why there are not as many as are wanted."""
         if found.because != self._told.get(pool.name, ""):

@@ -71,6 +71,14 @@ class Supply:
                 coming[str(each.runner_id)] += each.count if each.state in _COMING else 0
         return {name: Stock(ready[name], coming[name]) for name in ready}
 
+    def lacking_here(self, pool: str) -> int:
+        """Tasks that could start, and for which no machine stands ready at another runner that may take them; 0 when
+        there is no other."""
+        others = [name for name in self.serving(pool) if name != self.runner_id]
+        elsewhere = self.elsewhere(pool)
+        ready = sum(elsewhere[name].ready for name in others if name in elsewhere)
+        return max(0, self._waiting(pool) - ready) if others else 0
+
     def _held(self, pool: str) -> int:
         """Machines of tasks, which are all but as many as tasks that are held."""
         return sum(each.count for each in self.counts if each.pool == pool and not each.spare)

@@ -200,6 +200,8 @@ class Stock:
                         self._end(spare, because)
                 case _:
                     assert_never(step)
+        for spare in planning.useless(pool, self._spares, supply):
+            self._end(spare, "tasks wait, and this runner may begin no more of them")
         planning.tell(pool, found)
 
     async def _unoffered(self) -> None:

@@ -221,6 +221,27 @@ async def test_a_runner_holds_no_more_ready_machines_than_it_may_have_attempts(h
         await ready(house, 2)
 
 
+async def test_a_runner_that_is_busy_keeps_no_ready_machine_from_a_task_that_another_could_run(house: House) -> None:
+    """The pool may have one machine, and that stands ready where no attempt may begin any more."""
+    tools = warm_tools(house, 1, max_vms=1)
+    other = dataclasses.replace(POOL, name="other")
+    assert isinstance(tools.pools, dict)
+    tools.pools["other"] = other
+    async with registered(house.store, [POOL.name], name="second") as second:
+        idle = dataclasses.replace(house.with_pool(max_vms=1), runner_id=second)
+        async with serving(tools, limit=1), serving(idle):
+            [spare] = await ready(house, 1)
+            busy = await house.submit("echo ready; hang", pool=other)
+            await house.printed(busy, b"ready\n")
+            task = await house.submit("true")
+            done = await house.over(task)
+            await house.store.tasks.request_cancel(busy.id, now=house.now())
+            await house.over(busy)
+    assert done.state is TaskState.FINISHED
+    vm = await vm_of(house, task)
+    assert (vm.runner_id, vm.id != spare.id) == (second, True)
+
+
 async def test_ready_machines_go_where_tasks_of_another_queue_have_no_room(house: House) -> None:
     """The host holds two machines of this size, and both stand ready for the one pool."""
     [host] = await house.cloud.hosts()
