@@ -230,6 +230,10 @@ class QemuHypervisor:
             (directory / MEMORY).rename(memory)
         except FileNotFoundError:
             return None
+        if (
+            directory / console.LOG
+        ).exists():  # of a machine of this number before: what it said is not said by this one
+            (directory / console.LOG).replace(directory / console.OLDER)
         started: Started | None = None
         try:
             started = start_machine(spec, self._accelerator(spec), memory=Memory(memory, shared=False), restored=True)
