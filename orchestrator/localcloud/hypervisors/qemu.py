@@ -230,9 +230,8 @@ class QemuHypervisor:
             (directory / MEMORY).rename(memory)
         except FileNotFoundError:
             return None
-        if (
-            directory / console.LOG
-        ).exists():  # of a machine of this number before: what it said is not said by this one
+        if (directory / console.LOG).exists():
+            # Of an earlier machine of this number: what that said, this one has not.
             (directory / console.LOG).replace(directory / console.OLDER)
         started: Started | None = None
         try:
