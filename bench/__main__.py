@@ -5,11 +5,17 @@ from __future__ import annotations
 import signal
 import sys
 
-from bench import overhead, transfers
+from bench import aims, overhead, transfers
 from bench.queue import run as queue
 from bench.scale import run as scale
 
-MEASUREMENTS = {"main_job": overhead.main, "queue": queue.main, "scale": scale.main, "transfers": transfers.main}
+MEASUREMENTS = {
+    "aims": aims.main,
+    "main_job": overhead.main,
+    "queue": queue.main,
+    "scale": scale.main,
+    "transfers": transfers.main,
+}
 
 
 def main() -> None:

@@ -59,8 +59,9 @@ class Bare:
 def bare(place: Place, number: int = 0) -> Iterator[Bare]:
     """A cold machine, killed at the end. number: of those that run beside each other."""
     with prepared(place, number) as (spec, ssh):
-        hypervisor = QemuHypervisor(spec.directory.parent)
-        probe(spec.directory.parent, place.kernel)  # whether KVM works is found out before the clock starts
+        home = spec.directory.parent.parent
+        hypervisor = QemuHypervisor(home)
+        probe(home, place.kernel)  # whether KVM works is found out before the clock starts
         began = time.monotonic()
         hypervisor.prolog(spec)
         hypervisor.boot(spec)
@@ -82,7 +83,7 @@ def prepared(place: Place, number: int) -> Iterator[tuple[MachineSpec, tuple[str
             vm_id=1,
             name="floor",
             uuid=str(uuid.uuid4()),
-            directory=folder / "vm",
+            directory=folder / "vms" / "1",
             cpus=place.cpus,
             memory_mb=place.memory_mb,
             disks=(DiskSpec(0, place.disk),),
@@ -92,7 +93,7 @@ def prepared(place: Place, number: int) -> Iterator[tuple[MachineSpec, tuple[str
             initrd=place.initrd,
             kernel_cmdline=place.kernel_cmdline,
         )
-        spec.directory.mkdir()
+        spec.directory.mkdir(parents=True)
         yield spec, ssh_words(folder, port, host.public, client.private)
 
 
