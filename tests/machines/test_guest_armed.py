@@ -98,19 +98,24 @@ async def test_the_trace_begins_with_the_process_whatever_it_was_armed_for(boot:
     assert ("write" in {call.name for call in calls}) is (profile is TraceProfile.FULL)
 
 
-async def test_the_launchs_own_limits_hold_and_its_time_begins_with_it(boot: Boot) -> None:
-    machine, sinks = boot("sealed"), Sinks()
-    async with reached(machine) as guest:
+async def test_the_time_of_a_process_begins_with_its_start(boot: Boot) -> None:
+    async with reached(boot("sealed")) as guest:
         await guest.arm(ARMING)
         until = time.monotonic() + 4
         while time.monotonic() < until:  # it is armed for longer than the process may run
             await guest.check()
         await guest.start(launch("sh", "-c", "sleep 2; exec sleep 60", timeout_seconds=4))
-        assert (await guest.follow(*sinks))[0] == TimedOut(4)
+        assert (await guest.follow(*Sinks()))[0] == TimedOut(4)
+
+
+async def test_a_limit_below_that_of_the_arming_holds(boot: Boot) -> None:
     async with reached(boot("sealed")) as guest:
         await guest.arm(ARMING)
         await guest.start(launch("python3", "-c", "bytearray(200 << 20)", memory_bytes=128 * MIB))
         assert (await guest.follow(*Sinks()))[0] == OutOfMemory(128 * MIB)
+
+
+async def test_a_limit_above_that_of_the_arming_is_given(boot: Boot) -> None:
     async with reached(boot("sealed")) as guest:
         await guest.arm(Arming.of(launch("x", memory_bytes=64 * MIB, processes=1)))
         await guest.start(launch("sh", "-c", "python3 -c 'bytearray(200 << 20)' & wait $!", memory_bytes=300 * MIB))
