@@ -25,7 +25,7 @@ from orchestrator.runner.supply import Supply, read_supply
 from orchestrator.runner.tools import Tools
 from orchestrator.runner.versions import Usable, usable
 
-ROOM_KNOWN_SECONDS = 4.0
+ROOM_KNOWN_SECONDS = 6.0
 """How long it takes at most until OpenNebula's word on its room counts a machine that is gone."""
 
 VERSION_SECONDS = 10.0

@@ -255,8 +255,9 @@ async def test_ready_machines_go_where_tasks_of_another_queue_have_no_room(house
         task = await house.submit("true", pool=other)
         assert (await house.over(task)).state is TaskState.FINISHED
         await ready(house, 2)
-    gone = [vm.close_proof for vm in await house.store.vms.list() if vm.pool == POOL.name]
-    assert len(gone) == 3
+    vms = [vm for vm in await house.store.vms.list() if vm.pool == POOL.name]
+    assert len(vms) >= 3  # one made room, and another came up in its place
+    assert all(vm.launch == "ok" and vm.close_proof for vm in vms)
 
 
 async def test_ready_machines_of_a_runner_that_is_killed_are_ended_by_upkeep(house: House) -> None:
