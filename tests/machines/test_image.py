@@ -102,4 +102,5 @@ def test_the_context_script_is_roots_alone_to_change(disk: Path) -> None:
 
 def test_it_knows_how_to_wait_and_become_a_clone(disk: Path) -> None:
     assert owner_and_mode(disk, "/usr/sbin/mayfly-clone") == (0, 0, "0755")
-    assert "mayfly-clone.service" in names(disk, "/etc/systemd/system/multi-user.target.wants")
+    wanted = names(disk, "/etc/systemd/system/multi-user.target.wants")
+    assert {"mayfly-clone.service", "mayfly-clone-sshd.service"} <= wanted
