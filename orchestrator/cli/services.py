@@ -30,7 +30,7 @@ _T = TypeVar("_T")
 
 _log = logging.getLogger(__name__)
 
-Limit = Annotated[int, typer.Option("--limit", min=1, help="Attempts at once.")]
+Limit = Annotated[int, typer.Option("--limit", min=1, help="Attempts at once; ready machines count as well.")]
 Drain = Annotated[
     str,
     typer.Option(
