@@ -35,6 +35,9 @@ ROUND_SECONDS = 1.0
 APART_SECONDS = 0.1
 """How far apart two looks are at least."""
 
+AFTER_TAKE_SECONDS = 0.05
+"""How long after a machine was taken the next is launched."""
+
 CHECK_SECONDS = 30.0
 """How often a ready machine is asked whether it is still there; that its connection dropped is known at once."""
 
@@ -121,6 +124,8 @@ class Stock:
         """A claim has taken it: it is the attempt's now."""
         [spare] = [each for each in self._spares if each.id == vm_id]
         self._drop(spare)
+        # the start of the process comes first: the database has one writer at a time, and the processor is shared
+        asyncio.get_running_loop().call_later(AFTER_TAKE_SECONDS, self.look)
         return spare
 
     def elsewhere(self, pool: str) -> int:
@@ -276,6 +281,7 @@ class Stock:
     def _ends(self, spare: Spare) -> None:
         """Its machine is destroyed beside all else."""
         self._drop(spare)
+        self.look()
         ending = asyncio.create_task(self._see_it_gone(spare), name=f"end {spare.id}")
         self._ending.add(ending)
         ending.add_done_callback(self._ending.discard)
@@ -303,7 +309,6 @@ class Stock:
             spare.work.cancel()
         self._spares.remove(spare)
         self._count(spare.pool)
-        self.look()
 
     def _count(self, pool: Pool) -> None:
         ready = sum(each.ready_at is not None for each in self._spares if each.pool.name == pool.name)
