@@ -8,6 +8,7 @@ another process, with another connection, can go on (`resume`) where one ended t
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager, suppress
@@ -87,6 +88,8 @@ class Guest:
         self._connection = connection
         self._reconnect_seconds = reconnect_seconds
         self._reconnecting = asyncio.Lock()
+        self._tries = itertools.count(1)
+        """Of staging in, so that the guest can tell a late one from the last."""
         self._armed: Attendant | None = None
         """One that waits for what to start."""
         self._arming: Arming | None = None
@@ -113,9 +116,10 @@ class Guest:
         check_tree(entries)
         if not entries:
             return
-        text, sending = wire.request("stage-in", body="stage_in.py"), Sending(entries, progress)
+        sending = Sending(entries, progress)
 
         async def send(connection: asyncssh.SSHClientConnection) -> None:
+            text = wire.request("stage-in", str(next(self._tries)), body="stage_in.py")
             async with wire.step(connection, text) as process:
                 await sending.send(process)
 

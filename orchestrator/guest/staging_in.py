@@ -131,6 +131,7 @@ class _Try:
         self._sending = sending
         self._process = process
         self._owed: deque[_Owed] = deque()
+        self._settled = asyncio.Event()
         self._asked: asyncio.Future[bytes] | None = None
         self._sent = sending.there_bytes
         self._on_wire = 0
@@ -187,11 +188,22 @@ class _Try:
             size += files[end].size + len(files[end].path)
             end += 1
         content = sum(file.size for file in files[at:end])
+        await self._known_of_most()
         payload, sha256 = await asyncio.to_thread(_whole, files[at:end])
         more = f" and {end - at - 1} more" if end - at > 1 else ""
         self._owed.append(_Owed(end - at, content, sha256, f"input {printable(files[at].path)}{more}"))
         await self._put(await self._squeezed(b"b", payload), content)
         return end - at
+
+    async def _known_of_most(self) -> None:
+        """Wait until the guest has said of all but a few that they are there. After a drop, those are sent again."""
+        try:
+            async with asyncio.timeout(STALLED_SECONDS):
+                while sum(owed.size for owed in self._owed if owed.files > 1) > _IN_FLIGHT:
+                    self._settled.clear()
+                    await self._settled.wait()
+        except TimeoutError as error:
+            raise StagingFailed(f"the guest did not say for {STALLED_SECONDS:g} s what it had written") from error
 
     async def _large(self, entry: InputEntry) -> None:
         offset = await self._had(entry) if self._sending.tried(entry) else 0
@@ -272,6 +284,7 @@ class _Try:
         if sha256 != owed.sha256:
             raise StagingFailed(f"{owed.what}: its sha256 in the guest is not what was sent")
         self._sending.arrived(owed.files, owed.size)
+        self._settled.set()
 
 
 def _whole(files: Sequence[InputEntry]) -> tuple[bytes, str]:

@@ -20,7 +20,7 @@ from tests.guest_ends import Entry, MemoryOutputs, Sinks, launch
 MIB = 1 << 20
 HANDSHAKE = 20_000
 """Bytes of a connection that are SSH's own, and of the program."""
-IN_FLIGHT = 4 * MIB
+IN_FLIGHT = 5 * MIB
 """What SSH's window, the sockets and the pipes may hold when a connection is cut."""
 
 
@@ -125,7 +125,7 @@ async def test_a_file_that_cannot_be_written_there_is_named(tmp_path: Path) -> N
 def test_one_that_was_left_behind_is_ended_before_another_writes(tmp_path: Path) -> None:
     """As after a connection that the machine has not yet noticed to be gone: it would write when nobody looks."""
     (tmp_path / "in").mkdir()
-    text = request("stage-in", body="stage_in.py").replace("/task/in", f"{tmp_path}/in")
+    text = request("stage-in", "1", body="stage_in.py").replace("/task/in", f"{tmp_path}/in")
     command = ["sh", "-c", text.replace("/run/mayfly-", f"{tmp_path}/mayfly-")]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as former:
         assert former.stdin and former.stdout

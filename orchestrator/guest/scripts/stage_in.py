@@ -1,5 +1,7 @@
 """Inputs in: what comes is written under /task/in as root's, and hashed while it is written. Its input's end ends it.
 
+Word: its number, higher than that of any asked for before.
+
 Reads frames (one byte of kind, four of length, big-endian, the payload):
 
     d     directories, each "mode path" and a NUL
@@ -39,20 +41,23 @@ NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 ASIDE = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
-def take_turn() -> None:
-    """End one that was left behind by a dropped connection: what it has still to write must not be written later."""
+def take_turn(number: int) -> None:
+    """End one that was left behind by a dropped connection: what it has still to write must not be written later. One
+    that is left behind itself, and comes late, gives way."""
     turn = os.open(TURN, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)  # stays open, and with it the lock
     while True:
         try:
             fcntl.flock(turn, fcntl.LOCK_EX | fcntl.LOCK_NB)
             break
         except BlockingIOError:
-            if former := os.pread(turn, 20, 0).strip():
-                os.kill(int(former), signal.SIGKILL)
+            if former := os.pread(turn, 40, 0).split():
+                if int(former[1]) > number:
+                    sys.exit(1)
+                os.kill(int(former[0]), signal.SIGKILL)
                 fcntl.flock(turn, fcntl.LOCK_EX)
                 break
     os.ftruncate(turn, 0)
-    os.pwrite(turn, b"%d\n" % os.getpid(), 0)
+    os.pwrite(turn, b"%d %d\n" % (os.getpid(), number), 0)
 
 
 def write_all(file: int, data: memoryview) -> None:
@@ -211,7 +216,7 @@ def receive(tree: Tree, frames: Input) -> None:
 def main() -> None:
     tree = Tree()
     try:
-        take_turn()
+        take_turn(int(sys.argv[2]))
         os.umask(0)
         os.chdir(IN)
         try:

@@ -111,7 +111,7 @@ class SimulatedGuest:
                     session.stdout.write(self.facts().encode())
                 case ["mayfly-probe", *_]:
                     session.stdout.write(self._probes().encode())
-                case ["mayfly-stage-in"]:
+                case ["mayfly-stage-in", _]:
                     await take_inputs(session)
                 case ["mayfly-arm", _grace, _memory, _tasks, window, *_]:
                     await self._arm(session, window != "-")
