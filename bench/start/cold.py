@@ -37,13 +37,13 @@ async def _measure(place: Place, environment: dict[str, str], rounds: int, *, cl
             for stage, seconds in (await _stages(ours, times[-1].task_id)).items():
                 stages.setdefault(stage, []).append(seconds)
             floors.append(await asyncio.to_thread(_floor, place))
-    first, floor = [each.first_byte for each in times], median(floors)
+    running, floor = [each.running for each in times], median(floors)
     where = ", ".join(f"{stage} {median(seconds):.2f}" for stage, seconds in stages.items() if stage in STAGES)
-    met = median(first) <= AIM * floor
+    met = median(running) <= AIM * floor
     return [
         Row(
-            "no warm VM: submit to the process's first byte",
-            median(first),
+            "no warm VM: submit to process running",
+            median(running),
             "s",
             f"≤ {AIM:g} × floor",
             met,
@@ -51,7 +51,7 @@ async def _measure(place: Place, environment: dict[str, str], rounds: int, *, cl
             "bare QEMU restore + plain ssh" if clones else "bare QEMU boot + plain ssh",
             samples=rounds,
             note="" if met else f"stages in seconds: {where}",
-            details={"p99": quantile(first, 0.99), **{stage: median(seconds) for stage, seconds in stages.items()}},
+            details={"p99": quantile(running, 0.99), **{stage: median(seconds) for stage, seconds in stages.items()}},
         )
     ]
 

@@ -30,10 +30,11 @@ DEADLINE_SECONDS = 900.0
 
 @dataclass(frozen=True)
 class Times:
-    """Of one task, in seconds from its submit: the first byte of its output is here; its end, report and all, is
-    written; the machine is DONE."""
+    """Of one task, in seconds from its submit: its process runs, for the line of the trace is here in which the machine
+    executes it; the first byte of its output is here; its end, report and all, is written; the machine is DONE."""
 
     task_id: str
+    running: float
     first_byte: float
     stored: float
     gone: float
@@ -99,18 +100,19 @@ class Client:
         """One task, watched to the end of its machine. Raises RuntimeError when it does not finish well."""
         began = time.monotonic()
         task = await self.submit(pool, *command, outputs=outputs)
-        first = await self.has_output(task.id)
+        running = await self.has(task.id, "trace")
+        first = await self.has(task.id, "stdout")
         stored = await self._once(lambda: self._judged(task.id))
         gone = await self.over(task.id)
         await self.finished(task.id)
-        return Times(task.id, first - began, stored - began, gone - began)
+        return Times(task.id, running - began, first - began, stored - began, gone - began)
 
-    async def has_output(self, task_id: str) -> float:
-        """When (monotonic clock) the first byte of the first attempt's stdout was here."""
-        stdout = self.house.artifacts.log(task_id, 1, "stdout")
+    async def has(self, task_id: str, stream: str) -> float:
+        """When (monotonic clock) the first byte of the first attempt's stdout, or another stream, was here."""
+        log = self.house.artifacts.log(task_id, 1, stream)
 
         async def written() -> bool:
-            return bool(stdout.state().kept_bytes)
+            return bool(log.state().kept_bytes)
 
         return await self._once(written)
 

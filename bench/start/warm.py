@@ -41,13 +41,13 @@ async def _measure(environment: dict[str, str], words: tuple[str, ...], rounds: 
         for _ in range(max(3, rounds // 5)):
             await ours.ready(POOL, READY)
             cancels.append(await _canceled(ours))
-    first = [each.first_byte for each in times]
-    p50, p99, floor = median(first), quantile(first, 0.99), median(floors)
+    running, first = [each.running for each in times], [each.first_byte for each in times]
+    p50, p99, floor = median(running), quantile(running, 0.99), median(floors)
     stored = median([each.stored for each in times])
     gone = median([each.gone - each.first_byte for each in times])
     return [
         Row(
-            "warm: submit to the process's first byte",
+            "warm: submit to process running",
             p50,
             "s",
             f"p50 ≤ {OURS_RATIO:g} × floor and ≤ {OURS_SECONDS:g} s, p99 ≤ {WORST_SECONDS:g} s",
@@ -56,6 +56,17 @@ async def _measure(environment: dict[str, str], words: tuple[str, ...], rounds: 
             "exec on a held OpenSSH connection",
             samples=rounds,
             details={"p99": p99, "floor_p99": quantile(floors, 0.99)},
+        ),
+        Row(
+            "warm: submit to the first byte of the process's output",
+            median(first),
+            "s",
+            "–",
+            None,
+            floor,
+            "exec on a held OpenSSH connection",
+            samples=rounds,
+            details={"p99": quantile(first, 0.99)},
         ),
         Row(
             "warm echo: submit to exit code, outputs, trace and report stored",
@@ -90,7 +101,7 @@ async def _measure(environment: dict[str, str], words: tuple[str, ...], rounds: 
 async def _canceled(ours: Client) -> float:
     """Seconds from the cancel of a running process to CANCELED, which is written when OpenNebula says DONE."""
     task = await ours.submit(POOL, "sh", "-c", "echo begun; exec sleep 600")
-    await ours.has_output(task.id)
+    await ours.has(task.id, "stdout")
     began = time.monotonic()
     await ours.cancel(task.id)
     return await ours.over(task.id) - began
