@@ -21,8 +21,8 @@ def cold(place: Place, rounds: int) -> list[Row]:
     clones = cloned(place)
     with tempfile.TemporaryDirectory(prefix="mayfly-bench-pools-") as folder:
         pools = inventory(Path(folder), {POOL: {"max_vms": 2}})
-        with services(place, pools, limit=2) as environment:
-            return asyncio.run(_measure(place, environment, rounds, clones=clones))
+        with services(place, pools, limit=2) as ours:
+            return asyncio.run(_measure(place, ours.environment, rounds, clones=clones))
 
 
 async def _measure(place: Place, environment: dict[str, str], rounds: int, *, clones: bool) -> list[Row]:

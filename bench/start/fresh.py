@@ -15,6 +15,9 @@ from orchestrator.store import VmRow
 
 POOL = "bench-fresh"
 READY, AT_ONCE = 2, 4
+REQUESTS_A_VM = 6
+OF_ONE = ("vm.", "template.")
+"""Requests about one VM, or for one; others are about all of them."""
 BOOT_ID = "/proc/sys/kernel/random/boot_id"
 
 
@@ -23,9 +26,10 @@ def fresh(place: Place, tasks: int) -> list[Row]:
     counted."""
     with tempfile.TemporaryDirectory(prefix="mayfly-bench-pools-") as folder:
         pools = inventory(Path(folder), {POOL: {"min_ready": READY, "max_vms": AT_ONCE}})
-        with services(place, pools, limit=AT_ONCE) as environment:
-            boot_ids, machines, seconds = asyncio.run(_run(environment, tasks))
-        left = asyncio.run(_left(environment))
+        with services(place, pools, limit=AT_ONCE) as ours:
+            boot_ids, machines, seconds = asyncio.run(_run(ours.environment, tasks))
+            asked = ours.requests()
+        left = asyncio.run(_left(ours.environment))
     keys = {each.host_key for each in machines}
     used = Counter(each.cloud_id for each in machines)
     twice = sum(count - 1 for count in used.values())
@@ -39,7 +43,17 @@ def fresh(place: Place, tasks: int) -> list[Row]:
     }
     return [
         Row(f"{tasks} tasks, a warm pool: boot ids", len(boot_ids), "", aim, met, samples=tasks, details=details),
+        _requests(asked, len(machines) + READY, seconds),
     ]
+
+
+def _requests(asked: Counter[str], machines: int, seconds: float) -> Row:
+    """machines: those that were used, and those that stand ready when it is over."""
+    single = sum(count for method, count in asked.items() if method.startswith(OF_ONE))
+    each = single / machines
+    rest = sum(asked.values()) - single
+    note = f"beside them {rest / seconds:.2f} pool calls and the like a second"
+    return Row("OpenNebula requests per VM life", each, "", f"≤ {REQUESTS_A_VM}", each <= REQUESTS_A_VM, note=note)
 
 
 async def _run(environment: dict[str, str], tasks: int) -> tuple[set[bytes], list[VmRow], float]:

@@ -25,16 +25,16 @@ def many(place: Place, tasks: int, floor_tasks: int) -> list[Row]:
     clones = cloned(place)
     with tempfile.TemporaryDirectory(prefix="mayfly-bench-pools-") as folder:
         pools = inventory(Path(folder), {POOL: {"min_ready": AT_ONCE, "max_vms": AT_ONCE}})
-        with services(place, pools, limit=AT_ONCE) as environment:
-            ours = asyncio.run(_ours(environment, tasks))
+        with services(place, pools, limit=AT_ONCE) as ours:
+            rate = asyncio.run(_rate(ours.environment, tasks))
     floor = _floor(place, floor_tasks)
     return [
         Row(
             f"{tasks} tasks of 1 s through {AT_ONCE} VMs at once",
-            ours,
+            rate,
             "tasks/s",
             f"≥ {AIM:g} × floor",
-            ours >= AIM * floor,
+            rate >= AIM * floor,
             floor,
             f"a loop over bare {'clones' if clones else 'machines'}",
             faster_is_more=True,
@@ -44,7 +44,7 @@ def many(place: Place, tasks: int, floor_tasks: int) -> list[Row]:
     ]
 
 
-async def _ours(environment: dict[str, str], tasks: int) -> float:
+async def _rate(environment: dict[str, str], tasks: int) -> float:
     async with client(environment) as ours:
         await ours.ready(POOL, AT_ONCE)
         began = time.monotonic()

@@ -5,9 +5,12 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
+import urllib.request
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
@@ -15,6 +18,7 @@ from datetime import timedelta
 from pathlib import Path
 
 import yaml
+from prometheus_client.parser import text_string_to_metric_families
 
 from bench.main_job import Place
 from orchestrator.bootstrap import House, open_house
@@ -26,6 +30,7 @@ from orchestrator.store import TaskRow
 OVER = frozenset({TaskState.FINISHED, TaskState.FAILED, TaskState.CANCELED})
 LOOK_SECONDS = 0.002
 DEADLINE_SECONDS = 900.0
+REQUESTS = "mayfly_opennebula_request_seconds_count"
 
 
 @dataclass(frozen=True)
@@ -49,11 +54,31 @@ def inventory(folder: Path, pools: Mapping[str, Mapping[str, object]]) -> Path:
     return path
 
 
+@dataclass(frozen=True)
+class Services:
+    """environment: of whoever works with them. metrics: where the runner tells its metrics."""
+
+    environment: dict[str, str]
+    metrics: str
+
+    def requests(self) -> Counter[str]:
+        """How many requests to OpenNebula the runner has made so far, by method."""
+        counts: Counter[str] = Counter()
+        with urllib.request.urlopen(self.metrics, timeout=10) as answer:
+            for family in text_string_to_metric_families(answer.read().decode()):
+                for sample in family.samples:
+                    if sample.name == REQUESTS:
+                        counts[sample.labels["method"]] += int(sample.value)
+        return counts
+
+
 @contextmanager
-def services(place: Place, inventory: Path, *, limit: int) -> Iterator[dict[str, str]]:
+def services(place: Place, inventory: Path, *, limit: int) -> Iterator[Services]:
     """One runner and one scheduler on this home; both are stopped, and what they hold is gone, at the end."""
     environment = {**place.environment, "MAYFLY_INVENTORY": str(inventory)}
-    words = (["runner", "--limit", str(limit)], ["scheduler"])
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    words = (["runner", "--limit", str(limit), "--metrics", address], ["scheduler"])
     log = Path(place.environment["MAYFLY_HOME"]) / "services.log"
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("ab") as told:
@@ -67,7 +92,7 @@ def services(place: Place, inventory: Path, *, limit: int) -> Iterator[dict[str,
             for each in words
         ]
         try:
-            yield environment
+            yield Services(environment, f"http://{address}/metrics")
         finally:
             for process in running:
                 process.send_signal(signal.SIGTERM)

@@ -25,8 +25,8 @@ def warm(place: Place, rounds: int) -> list[Row]:
     in turns."""
     with tempfile.TemporaryDirectory(prefix="mayfly-bench-pools-") as folder:
         pools = inventory(Path(folder), {POOL: {"min_ready": READY, "max_vms": AT_ONCE}})
-        with services(place, pools, limit=AT_ONCE) as environment, bare(place) as machine, held(machine) as words:
-            return asyncio.run(_measure(environment, words, rounds))
+        with services(place, pools, limit=AT_ONCE) as ours, bare(place) as machine, held(machine) as words:
+            return asyncio.run(_measure(ours.environment, words, rounds))
 
 
 async def _measure(environment: dict[str, str], words: tuple[str, ...], rounds: int) -> list[Row]:
