@@ -55,8 +55,9 @@ class NetworkAttempt:
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """The trace in short. The first of `programs` is the process itself. `files_written`: distinct names opened for writing, made or renamed, with success. Sockets of the machine's own (AF_UNIX) are not
-    network. `lines_unread`: lines that are none of strace's."""
+    """The trace in short. The first of `programs` is the process itself. `files_written`: distinct names opened for
+    writing, made or renamed, with success. Sockets of the machine's own (AF_UNIX) are not network. `lines_unread`:
+    lines that are none of strace's."""
 
     programs: tuple[Program, ...]
     files_written: int
