@@ -30,7 +30,7 @@ def start(token: bytes, seconds: float, grace: float, memory: bytes, tasks: byte
         if os.path.exists(RUN + "/launched"):
             return "started"
         try:
-            go = os.open(RUN + "/go", os.O_WRONLY | os.O_NONBLOCK)
+            go, timer = (os.open(f"{RUN}/{name}", os.O_WRONLY | os.O_NONBLOCK) for name in ("go", "timer"))
         except OSError as error:
             return f"failed the unit is not there any more: {error.strerror}"
         try:
@@ -41,9 +41,8 @@ def start(token: bytes, seconds: float, grace: float, memory: bytes, tasks: byte
             write_file(RUN + "/launch", launch)
             now = time.monotonic()
             write_file(RUN + "/began", b"began_usec=%d\n%s" % (int(now * 1e6), cpu_used()))
-            write_file(RUN + "/launched", b"")
-            timer = os.open(RUN + "/timer", os.O_WRONLY | os.O_NONBLOCK)
             os.write(timer, b"%f %f\n" % (now + seconds, grace))
+            write_file(RUN + "/launched", b"")  # from here on a repeated start is answered with "started"
             os.write(go, b"\n")
         except OSError as error:
             return f"failed {error.strerror}"
