@@ -35,12 +35,15 @@ _log = logging.getLogger(__name__)
 
 
 class Planning:
-    """`free`: how many attempts we may still begin."""
+    """`free`: how many attempts we may still begin; `asked`: machines by pool that attempts are about to ask for."""
 
-    def __init__(self, tools: Tools, placing: Placing, *, free: Callable[[], int]) -> None:
+    def __init__(
+        self, tools: Tools, placing: Placing, *, free: Callable[[], int], asked: Callable[[], Counter[str]]
+    ) -> None:
         self._tools = tools
         self._placing = placing
         self._free = free
+        self._asked = asked
         self._supply: Supply | None = None
         self._buckets: dict[str, Bucket] = {}
         self._pauses = Pauses()
@@ -89,7 +92,7 @@ class Planning:
 
     async def room(self, pool: Pool, spares: Collection[Spare]) -> Room:
         """What OpenNebula has room for. Raises what the database does."""
-        return await self._placing.room_of(pool, under_way(spares))
+        return await self._placing.room_of(pool, under_way(spares) + self._asked())
 
     def plan(
         self,

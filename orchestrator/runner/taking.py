@@ -67,7 +67,7 @@ class Taking:
         """Something has changed since we looked: an attempt ended, a machine is ready, OpenNebula has answered."""
         self._left_until = float("-inf")
         """Until then, tasks are left to those at whom a machine stands ready for them."""
-        self.stock = Stock(tools, placing, free=lambda: limit - len(self._running), news=news)
+        self.stock = Stock(tools, placing, free=lambda: limit - len(self._running), asked=self._under_way, news=news)
 
     async def take_until(self, stop: asyncio.Event, wakeups: Wakeups) -> None:
         """Take what there is, and wait for more, until `stop`."""

@@ -53,17 +53,26 @@ _log = logging.getLogger(__name__)
 class Stock:
     """The ready machines of one runner, of all its pools: `async with Stock(…).going() as stock`.
 
-    free: how many attempts we may still begin. news: set when a machine has become ready.
+    free: how many attempts we may still begin; asked: machines by pool that attempts are about to ask for. news: set
+    when a machine has become ready.
     """
 
-    def __init__(self, tools: Tools, placing: Placing, *, free: Callable[[], int], news: asyncio.Event) -> None:
+    def __init__(
+        self,
+        tools: Tools,
+        placing: Placing,
+        *,
+        free: Callable[[], int],
+        asked: Callable[[], Counter[str]],
+        news: asyncio.Event,
+    ) -> None:
         self._tools = tools
         self._news = news
         self._spares: list[Spare] = []
         """Those that are on their way or ready. What is being ended is none any more."""
         self._launching: set[asyncio.Task[None]] = set()
         self._ending: set[asyncio.Task[None]] = set()
-        self._planning = Planning(tools, placing, free=free)
+        self._planning = Planning(tools, placing, free=free, asked=asked)
         self._changed = asyncio.Event()
         self._settled = asyncio.Event()
         """No claim is under way to which machines were offered."""

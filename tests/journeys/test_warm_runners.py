@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import timedelta
@@ -36,7 +37,7 @@ from tests.postgres import binaries, running_server
 async def stocked(house: House, tools: Tools, count: int) -> AsyncIterator[Stock]:
     """So many ready machines, and nobody who claims a task by himself."""
     placing = Placing(tools)
-    stock = Stock(tools, placing, free=lambda: 20, news=asyncio.Event())
+    stock = Stock(tools, placing, free=lambda: 20, asked=Counter, news=asyncio.Event())
     async with placing.open(), stock.going():
         await ready(house, count)
         yield stock
@@ -258,6 +259,44 @@ async def test_ready_machines_go_where_tasks_of_another_queue_have_no_room(house
     vms = [vm for vm in await house.store.vms.list() if vm.pool == POOL.name]
     assert len(vms) >= 3  # one made room, and another came up in its place
     assert all(vm.launch == "ok" and vm.close_proof for vm in vms)
+
+
+async def test_no_ready_machine_is_launched_into_the_room_of_attempts_that_are_on_their_way(
+    house: House, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The host holds two machines of this size, and OpenNebula has not heard yet of the two that tasks ask for."""
+    caplog.set_level("INFO", "orchestrator.runner")
+    [host] = await house.cloud.hosts()
+    size = int(host.memory_free_bytes * 0.4) // 2**20 * 2**20
+    tools = warm_tools(house, 0, memory_bytes=size)
+    other = dataclasses.replace(POOL, name="other", memory_bytes=size, max_attempts=3, launch_timeout_seconds=5.0)
+    assert isinstance(tools.pools, dict)
+    tools.pools["other"] = other
+    house.far.faults.hang("one.template.instantiate", 4.0, times=2)
+    async with house.kept_up():
+        async with serving(tools):
+            tasks = [await house.submit("true", pool=other) for _ in range(2)]
+
+            async def both_ask() -> bool:
+                return len(await house.store.vms.open()) == 2
+
+            await until("both ask for a machine", both_ask)
+            change(tools, min_ready=1)
+
+            async def decided() -> str:
+                whys = [record.getMessage() for record in caplog.records if record.name.endswith(("warm", "planning"))]
+                return whys[0] if whys else ""
+
+            assert "pool small is short of 1 ready machines: no host has" in await until("it is planned", decided)
+            house.far.faults.clear()
+            for task in tasks:
+                assert (await house.over(task)).state is TaskState.FINISHED
+            await ready(house, 1)
+
+        async def nothing_is_left() -> bool:
+            return await house.left() == []
+
+        await until("upkeep has closed what was never made", nothing_is_left)
 
 
 async def test_ready_machines_of_a_runner_that_is_killed_are_ended_by_upkeep(house: House) -> None:
