@@ -87,14 +87,23 @@ async def make_ready(spare: Spare, image: ImageVersion, tools: Tools) -> None:
     guest = await connect(machine, pool, tools)
     spare.around.push_async_callback(guest.close)
     facts, probes = await guest.make_ready(arming_of(pool), extra=tools.forbidden)
-    spare.told = told_by(facts) | probed(probes)
+    now = tools.store.clock.now()
+    spare.told = told_by(facts) | probed(probes, at=now)
     require(facts)
     require_sealed(probes)
     order.is_fit()
-    now = tools.store.clock.now()
     await move(machine, VmState.READY, tools, now + timedelta(seconds=_stays(pool)), address=machine.address)
     spare.guest, spare.ready_at = guest, now
     spare.told |= {"ready": True, "ready_since": now.isoformat(), "launch_seconds": round(order.seconds or 0.0, 3)}
+
+
+async def probe_again(spare: Spare, tools: Tools) -> None:
+    """See that it is still sealed: what opens its network may reach machines that run. Raises what the guest does."""
+    if spare.guest is None:
+        raise AssertionError("a machine was probed that is not ready")
+    probes = await spare.guest.probe_seal(tools.forbidden)
+    spare.told |= probed(probes, at=tools.store.clock.now())
+    require_sealed(probes)
 
 
 def arming_of(pool: Pool) -> Arming:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from datetime import datetime
 from typing import Any
 
 from orchestrator.guest import Facts, Probe
@@ -18,6 +19,7 @@ def told_by(facts: Facts) -> dict[str, Any]:
     }
 
 
-def probed(probes: Iterable[Probe]) -> dict[str, Any]:
-    """What could be reached from inside."""
-    return {"seal": [{"target": p.target, "reached": p.reached, "detail": p.detail} for p in probes]}
+def probed(probes: Iterable[Probe], *, at: datetime) -> dict[str, Any]:
+    """What could be reached from inside, and when that was tried."""
+    seal = [{"target": each.target, "reached": each.reached, "detail": each.detail} for each in probes]
+    return {"seal": seal, "probed_at": at.isoformat()}

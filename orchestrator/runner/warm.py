@@ -17,13 +17,14 @@ from orchestrator.decide.periods import in_force
 from orchestrator.decide.warm import Destroy, Launch, build_of
 from orchestrator.domain.pool import Pool
 from orchestrator.domain.vm import VmState
+from orchestrator.guest import Guest
 from orchestrator.runner.beside import beside
 from orchestrator.runner.launching import Order, record
 from orchestrator.runner.machine import destroy
 from orchestrator.runner.patience import back_off
 from orchestrator.runner.placing import Placing
 from orchestrator.runner.planning import Planning, under_way
-from orchestrator.runner.spare import Spare, make_ready
+from orchestrator.runner.spare import Spare, make_ready, probe_again
 from orchestrator.runner.supply import Supply
 from orchestrator.runner.tools import Tools
 from orchestrator.runner.versions import Usable
@@ -39,7 +40,8 @@ AFTER_TAKE_SECONDS = 0.05
 """How long after a machine was taken the next is launched."""
 
 CHECK_SECONDS = 30.0
-"""How often a ready machine is asked whether it is still there; that its connection dropped is known at once."""
+"""How often a ready machine is asked whether it is still there, and its seal is tried; that its connection dropped is
+known at once."""
 
 BACK_SECONDS = 20.0
 """How long a ready machine whose connection dropped may take to come back."""
@@ -258,24 +260,27 @@ class Stock:
         await record(spare.order, self._tools)
 
     async def _keep(self, spare: Spare) -> None:
-        """See that it is still there; one that is not is ended."""
+        """See that it is there, and sealed; one that is not is ended."""
         guest = spare.guest
         while guest is not None:
             try:
-                async with asyncio.timeout(CHECK_SECONDS):
-                    await guest.dropped()
-            except TimeoutError:
-                pass
-            await self._unoffered()
-            spare.busy = True
-            try:
+                dropped = await _drops(guest)
+                await self._unoffered()
+                spare.busy = True
                 async with asyncio.timeout(BACK_SECONDS):
                     await guest.check()
+                    if dropped:
+                        await probe_again(spare, self._tools)
+                spare.busy = False
+                self._news.set()
+                if not dropped:  # a task may have it meanwhile: what was seen before is not old
+                    async with asyncio.timeout(BACK_SECONDS):
+                        await probe_again(spare, self._tools)
             except Exception as trouble:
-                self._end(spare, f"it is not there any more: {str(trouble) or 'no answer in time'}")
+                spare.busy = True
+                await self._unoffered()
+                self._end(spare, f"it is not fit any more: {str(trouble) or 'no answer in time'}")
                 return
-            spare.busy = False
-            self._news.set()
 
     def _end(self, spare: Spare, because: str) -> None:
         """It is to be none of the stock any more. One that is on its way is stopped first."""
@@ -322,3 +327,13 @@ class Stock:
     def _count(self, pool: Pool) -> None:
         ready = sum(each.ready_at is not None for each in self._spares if each.pool.name == pool.name)
         self._tools.telemetry.metrics.ready(pool.name, ready)
+
+
+async def _drops(guest: Guest) -> bool:
+    """Whether its connection drops, before it is time to ask it something."""
+    try:
+        async with asyncio.timeout(CHECK_SECONDS):
+            await guest.dropped()
+    except TimeoutError:
+        return False
+    return True

@@ -101,7 +101,7 @@ async def prepare(guest: Guest, progress: Progress, tools: Tools) -> tuple[Probe
     from inside what can be reached: one request, for these go on beside each other."""
     launch = launch_of(progress.task.spec, progress.pool, progress.lease)
     facts, probes = await guest.make_ready(Arming.of(launch), extra=tools.forbidden)
-    progress.learn(told_by(facts) | probed(probes))
+    progress.learn(told_by(facts) | probed(probes, at=progress.now()))
     require(facts)
     return probes
 

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+from datetime import datetime
 from pathlib import Path
 
+import asyncssh
 import pytest
 
 from orchestrator.domain.task import Stage, TaskState
 from orchestrator.domain.vm import VmState
+from orchestrator.localcloud.hypervisors.ssh_guest import SimulatedGuest, never
 from orchestrator.reports.text import lines
 from orchestrator.runner import warm
 from tests.journeys.house import POOL, House, promote, until
@@ -219,3 +222,69 @@ async def test_a_ready_machine_whose_connection_drops_is_reached_again(house: Ho
             return (await vm_of(house, task)).id == spare.id
 
         await until("a task has taken it", taken)
+
+
+async def why_it_went(house: House, vm_id: str) -> str:
+    """Wait until that ready machine is ended; why, as the event log has it."""
+
+    async def ended() -> str:
+        events = await house.store.events.list(limit=1000)
+        whys = [event.data["because"] for event in events if event.vm_id == vm_id and "DESTROYING" in str(event.data)]
+        return str(whys[0]) if whys else ""
+
+    return str(await until(f"{vm_id} is ended", ended))
+
+
+async def reaches_something(guest: SimulatedGuest, session: asyncssh.SSHServerProcess[bytes]) -> None:
+    """As a probe that finds the security group opened."""
+    session.stdout.write(b"public 1.1.1.1 TCP 443\t1\tconnected\n")
+
+
+async def test_a_ready_machine_whose_seal_is_opened_is_ended(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It was sealed when it was made ready; no task gets what may reach something by now."""
+    monkeypatch.setattr(warm, "CHECK_SECONDS", 0.1)
+    house.guests.spares_behave(answers={"mayfly-probe": reaches_something})
+    async with serving(warm_tools(house, 1)):
+        [spare] = await ready(house, 1)
+        why = await why_it_went(house, spare.id)
+    assert "the VM could reach public 1.1.1.1 TCP 443" in why
+
+
+async def test_a_ready_machine_that_was_reached_again_is_given_to_nobody_before_its_seal_was_tried(
+    house: House,
+) -> None:
+    """Its connection may have dropped because its network was changed."""
+    house.guests.spares_behave(answers={"mayfly-probe": reaches_something})
+    async with serving(warm_tools(house, 1)):
+        [spare] = await ready(house, 1)
+        [guest] = house.guests.of[spare.id]
+        guest.drop_connections()
+
+        async def reached_again() -> bool:
+            return house.guests.asked_of(spare.id)[:2] == ["arm", "arm"]
+
+        await until("it is reached again", reached_again)
+        task = await house.submit("true")
+        why = await why_it_went(house, spare.id)
+        assert (await house.over(task)).state is TaskState.FINISHED
+    assert "the VM could reach public 1.1.1.1 TCP 443" in why
+    assert (await vm_of(house, task)).id != spare.id
+
+
+async def test_a_task_need_not_wait_for_the_probes_of_a_ready_machine(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(warm, "CHECK_SECONDS", 0.1)
+    house.guests.spares_behave(answers={"mayfly-probe": never})
+    async with serving(warm_tools(house, 1)):
+        [spare] = await ready(house, 1)
+
+        async def probed() -> bool:
+            return "probe" in house.guests.asked_of(spare.id)
+
+        await until("it is probed", probed)
+        task = await house.submit("true")
+        assert (await house.over(task)).state is TaskState.FINISHED
+    assert (await vm_of(house, task)).id == spare.id
+    [attempt] = (await house.report(task))["attempts"]
+    assert datetime.fromisoformat(attempt["machine"]["probed_at"]) <= attempt["started_at"]
