@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 from orchestrator.domain.errors import Unreachable
 from orchestrator.guest.errors import StepFailed, printable
+from orchestrator.guest.scripts.facts import PROGRAMS
 from orchestrator.guest.wire import Reply
 
-PROGRAMS = ("strace", "python3", "tar", "systemd-run", "sha256sum", "xargs", "find", "mkfifo")
 MIN_DISK_BYTES = 128 * 2**20
 MAX_CLOCK_OFFSET_SECONDS = 60.0
 

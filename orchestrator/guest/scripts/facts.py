@@ -8,7 +8,8 @@ import time
 
 from orchestrator.guest.scripts.place import read_file, used
 
-PROGRAMS = ("strace", "python3", "tar", "systemd-run", "sha256sum", "xargs", "find", "mkfifo")
+PROGRAMS = ("strace", "python3", "systemd-run", "systemctl")
+"""What arming, the process and its end need."""
 
 
 def facts() -> str:
