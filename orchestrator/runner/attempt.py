@@ -23,6 +23,7 @@ from orchestrator.runner.work import (
     provision,
     reconnect,
     seal,
+    see,
     stage_in,
     stage_out,
     take_up,
@@ -50,6 +51,7 @@ async def run_attempt(tools: Tools, progress: Progress, spare: Spare | None = No
         else:
             guest = await around.enter_async_context(taken(spare, progress, ending.has))
             await progress.open_logs()
+            await see(guest, progress)
         if spare is None or progress.task.spec.inputs:
             await progress.during(Stage.STAGING_IN, stage_in(guest, progress, tools))
         outcome = await progress.executing(execute(guest, progress))

@@ -13,7 +13,7 @@ from orchestrator.decide.outputs import match
 from orchestrator.domain.errors import ConnectionLost, PlatformError, StagingFailed, Unreachable
 from orchestrator.domain.outcome import Exited, Lost, Outcome
 from orchestrator.domain.pool import Pool
-from orchestrator.domain.task import Stage, TaskSpec
+from orchestrator.domain.task import Delivery, Stage, TaskSpec
 from orchestrator.domain.vm import VmState
 from orchestrator.guest import (
     TRACE_PATH,
@@ -84,6 +84,13 @@ async def taken(spare: Spare, progress: Progress, has: Callable[[Machine], None]
         progress.placed = True
         progress.learn(spare.told, host=spare.machine.host)
         yield spare.guest
+
+
+async def see(guest: Guest, progress: Progress) -> None:
+    """Of a machine that stood ready: see that it still answers, for a task that can be started only once. Its end may
+    not be known yet, and once it is told to start nobody can say whether it did."""
+    if progress.task.spec.terms.delivery is Delivery.AT_MOST_ONCE:
+        await progress.hold.while_held(guest.check())
 
 
 async def reconnect(machine: Machine, progress: Progress, tools: Tools) -> Guest:

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import threading
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import timedelta
 from pathlib import Path
 
+import asyncssh
 import pytest
 
 from orchestrator import bootstrap
 from orchestrator.domain.outcome import Reason
 from orchestrator.domain.task import Delivery, TaskState
 from orchestrator.domain.vm import VmState
+from orchestrator.localcloud.hypervisors.ssh_guest import SimulatedGuest
 from orchestrator.runner.heartbeats import Heartbeats
 from orchestrator.runner.lease import Hold
 from orchestrator.runner.loop import registered
@@ -26,11 +29,14 @@ from orchestrator.runner.tools import Tools
 from orchestrator.runner.warm import Stock
 from orchestrator.settings import Settings
 from orchestrator.store import Claim, TaskRow
-from tests.journeys.house import POOL, House, make_house, promote, until
+from tests.journeys.house import DEADLINE, POOL, House, make_house, promote, until
 from tests.journeys.processes import command_line, killed, runner_process
 from tests.journeys.ready import change, ready, serving, vm_of, warm_tools
 from tests.journeys.test_adoption import LEASE_SECONDS, LONG, another_runner
+from tests.misbehaving_ssh import frame
 from tests.postgres import binaries, running_server
+
+Session = asyncssh.SSHServerProcess[bytes]
 
 
 @asynccontextmanager
@@ -69,21 +75,49 @@ async def test_a_cancel_that_comes_with_the_take_starts_nothing(house: House) ->
     assert house.guests.asked_of(vm.id) == ["arm"]
 
 
+async def crash_the_machine(house: House) -> None:
+    [vm_id] = house.hypervisor.machines()
+    await asyncio.to_thread(house.hypervisor.crash, vm_id)
+
+
 async def dies_when_it_is_taken(house: House, tools: Tools, task: TaskRow) -> TaskRow:
     async with stocked(house, tools, 1) as stock:
-        _, progress, attempt = await taken(stock, tools)
-        [vm_id] = house.hypervisor.machines()
-        await asyncio.to_thread(house.hypervisor.crash, vm_id)
+        *_, attempt = await taken(stock, tools)
+        await crash_the_machine(house)
         await attempt
-        assert progress.started
         return await house.store.tasks.get(task.id)
 
 
-async def test_a_machine_that_dies_when_it_is_taken_may_have_run_the_task(house: House) -> None:
+async def test_a_machine_that_dies_when_it_is_told_to_start_may_have_run_the_task(house: House) -> None:
+    told = threading.Event()
+
+    async def says_nothing_when_it_is_told(guest: SimulatedGuest, session: Session) -> None:
+        await session.stdin.readexactly(int((await session.stdin.readline()).split()[2]))
+        for kind, payload in ((b"i", guest.facts().encode()), (b"p", b"gateway\t0\tsilence\n"), (b"a", b"armed")):
+            session.stdout.write(frame(kind, payload))
+        while (await session.stdin.readline()).startswith(b"ping"):
+            session.stdout.write(frame(b"a", b"pong"))
+        told.set()
+        await asyncio.Event().wait()
+
+    house.guests.spares_behave(answers={"mayfly-arm": says_nothing_when_it_is_told})
+    tools = warm_tools(house, 1, max_attempts=3)
     task = await house.submit("true", delivery=Delivery.AT_MOST_ONCE)
-    done = await dies_when_it_is_taken(house, warm_tools(house, 1, max_attempts=3), task)
+    async with stocked(house, tools, 1) as stock:
+        *_, attempt = await taken(stock, tools)
+        assert await asyncio.to_thread(told.wait, DEADLINE)
+        await crash_the_machine(house)
+        await attempt
+    done = await house.store.tasks.get(task.id)
     assert (done.state, done.reason, done.attempt) == (TaskState.FAILED, Reason.CONNECTION_LOST, 1)
     assert "delivered at most once" in done.message
+
+
+async def test_a_ready_machine_that_died_costs_no_task_its_only_process(house: House) -> None:
+    """Nobody knew of it when it was taken, and nothing was begun in it."""
+    task = await house.submit("true", delivery=Delivery.AT_MOST_ONCE)
+    done = await dies_when_it_is_taken(house, warm_tools(house, 1, max_attempts=3), task)
+    assert (done.state, done.reason, done.attempt) == (TaskState.QUEUED, Reason.CONNECTION_LOST, 1)
 
 
 async def test_a_machine_that_dies_when_it_is_taken_costs_another_task_one_try(house: House) -> None:
