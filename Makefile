@@ -47,7 +47,7 @@ demo: packages venv
 image: packages venv
 	@$(BIN)/mayfly image build debian-12 --if-missing
 
-# Two at once: real machines, which share one cloud, with the campaigns; and all else.
+## Two at once: real machines, which share one cloud, with the campaigns; and all else.
 test: packages venv
 	@mkdir -p build; \
 	$(BIN)/pytest tests/machines tests/chaos >build/test-machines.log 2>&1 & machines=$$!; \
