@@ -53,7 +53,10 @@ def take_turn(number: int) -> None:
             if former := os.pread(turn, 40, 0).split():
                 if int(former[1]) > number:
                     sys.exit(1)
-                os.kill(int(former[0]), signal.SIGKILL)
+                try:
+                    os.kill(int(former[0]), signal.SIGKILL)
+                except ProcessLookupError:
+                    pass  # it has just ended by itself
                 fcntl.flock(turn, fcntl.LOCK_EX)
                 break
     os.ftruncate(turn, 0)
