@@ -304,8 +304,8 @@ class Stock:
         _log.info("vm %s of pool %s is ended: %s", spare.id, spare.pool.name, spare.leaving)
         try:
             await spare.around.aclose()
-        except TROUBLE as trouble:
-            _log.info("it was not watched to its end: %s", trouble)
+        except Exception as trouble:  # whatever it is, the machine goes
+            _log.warning("it was not watched to its end: %s", trouble)
         if spare.machine is not None:  # else there is none, or upkeep will find it by its tag
             await destroy(spare.machine, self._tools, because=spare.leaving, if_spare=True)
             self._planning.went(spare.pool)

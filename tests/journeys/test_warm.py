@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+from collections import Counter
 from datetime import datetime
 from pathlib import Path
 
@@ -15,6 +16,8 @@ from orchestrator.domain.vm import VmState
 from orchestrator.localcloud.hypervisors.ssh_guest import SimulatedGuest, never
 from orchestrator.reports.text import lines
 from orchestrator.runner import warm
+from orchestrator.runner.placing import Placing
+from orchestrator.runner.warm import Stock
 from tests.journeys.house import POOL, House, promote, until
 from tests.journeys.ready import change, ready, serving, vm_of, warm_tools
 
@@ -118,6 +121,25 @@ async def test_another_size_of_machine_replaces_those_that_stand_ready(house: Ho
         await until("another is ready", replaced)
     assert (await vm_of(house, task)).id != old.id
     assert "start" not in house.guests.asked_of(old.id)
+
+
+async def test_a_ready_machine_goes_whatever_went_wrong_beside_it(house: House) -> None:
+    tools = warm_tools(house, 0)
+    placing = Placing(tools)
+    stock = Stock(tools, placing, free=lambda: 20, asked=Counter, news=asyncio.Event())
+
+    async def goes_wrong() -> None:
+        raise ValueError("nobody foresaw that")
+
+    async with placing.open(), stock.going():
+        change(tools, min_ready=1)
+        [spare] = await ready(house, 1)
+        [held] = stock._spares
+        held.around.push_async_callback(goes_wrong)
+        change(tools, min_ready=0)
+        await ready(house, 0)
+    gone = await house.store.vms.get(spare.id)
+    assert gone is not None and gone.state is VmState.DESTROYED
 
 
 async def test_a_pool_that_leaves_the_inventory_keeps_no_machine(house: House) -> None:
