@@ -126,13 +126,18 @@ class Progress:
         self._host = host or self._host
 
     async def write_down(self) -> None:
-        """Write what was learned, and that the machine came up."""
+        """Write what was learned, and that the machine came up. What is given up, the next call writes."""
         learned, self._learned = self._learned, {}
         host, self._host = self._host, ""
-        if host:
-            await self.record_host(host)
-        if learned:
-            await persist(lambda: self._store.attempts.record_environment(self.lease, learned), "facts of the machine")
+        try:
+            if host:
+                await self.record_host(host)
+            if learned:
+                record = self._store.attempts.record_environment
+                await persist(lambda: record(self.lease, learned), "facts of the machine")
+        except BaseException:
+            self._learned, self._host = learned | self._learned, self._host or host
+            raise
         if self.order.seconds is not None:
             await self._launch_went(None)
 

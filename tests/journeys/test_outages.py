@@ -15,7 +15,9 @@ import pytest
 
 from orchestrator.domain.outcome import Reason
 from orchestrator.domain.task import Stage, TaskState
-from orchestrator.runner.loop import serve
+from orchestrator.runner.lease import Hold
+from orchestrator.runner.loop import claim, serve
+from orchestrator.runner.progress import Progress
 from tests.journeys.house import ON_A_SMALL_DISK, POOL, House, make_house, until
 from tests.postgres import binaries, running_server
 
@@ -109,6 +111,26 @@ async def test_a_cancel_is_heard_after_the_database_was_away(impatient: None, tm
         assert (await house.over(task)).state is TaskState.CANCELED
         stop.set()
         await serving
+
+
+async def test_what_was_learned_of_a_machine_is_kept_until_it_is_written(house: House) -> None:
+    """What an attempt does beside its process is given up when that fails."""
+    task = await house.submit("true")
+    claimed = await claim(house.tools, only=task.id)
+    assert claimed is not None
+    progress = Progress(house.tools, claimed, Hold(claimed.lease))
+    progress.learn({"kernel": "6.1"}, host="host-a")
+    async with locked(house):
+        writing = asyncio.create_task(progress.write_down())
+        await asyncio.sleep(0)
+        assert not writing.done()
+        writing.cancel()
+        await asyncio.gather(writing, return_exceptions=True)
+    await progress.write_down()
+    [attempt] = await house.store.attempts.of_task(task.id)
+    assert (attempt.environment, attempt.host) == ({"kernel": "6.1"}, "host-a")
+    await house.let_lease_expire(task)
+    await house.reap()
 
 
 async def test_nothing_is_claimed_while_opennebula_does_not_answer(house: House) -> None:
