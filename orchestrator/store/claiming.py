@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from types import MappingProxyType
 from typing import Any
@@ -55,7 +55,7 @@ ORDER BY pool, priority, frontend, id LIMIT :most
 """  # noqa: S608  made of our own words alone
 # VMs that may be taken stay as they are until this transaction is over.
 _TAKE = f"""
-SELECT vms.id, vms.pool, vms.runner_id FROM vms
+SELECT vms.id, vms.pool, vms.runner_id, vms.host FROM vms
 WHERE vms.id IN ({{IDS}}) AND vms.state = '{VmState.READY}' AND {SQL_SPARE} ORDER BY vms.id {{LOCKED}}
 """  # noqa: S608  made of our own words alone
 _READY = {
@@ -179,7 +179,8 @@ class Claiming(Room):
         over all runners, where it has a limit; a task that is held counts as one, whether its VM is there yet or not.
         ready: this runner's READY VMs of each pool that are for no attempt, in the order in which they are to be used:
         a task takes one of them first, which is IN_USE with the same write; that needs no room, and the VM was counted
-        before. Those that are not ready any more are passed over.
+        before. One on a host that the task had better avoid is taken only for want of another. Those that are not ready
+        any more are passed over.
         deadline: when the attempt must be over. Queues that are paused give nothing. Of several pools, each gets
         an even part first, the one that was served longest ago first. The runner must be registered. A caller that is
         canceled may have got tasks, as after any write; what it holds then runs out with its lease.
@@ -193,18 +194,21 @@ class Claiming(Room):
 
     async def _claim_all(self, group: Sequence[_Asked]) -> Sequence[tuple[Claim, ...]]:
         async with self._database.writing() as connection:
-            lines, known = await _lines(connection, group)
+            lines, known, hosts = await _lines(connection, group)
             if not lines:
                 return [()] * len(group)
             served: list[list[Served]] = []
             for asked in group:
                 asked.leave({each.vm_id for every in served for each in every})
                 served.append(await _serve(connection, asked, lines))
-            return await _hold(connection, group, served, known)
+            return await _hold(connection, group, served, known, hosts)
 
 
-async def _lines(connection: AsyncConnection, group: Sequence[_Asked]) -> tuple[dict[str, Line], dict[str, Row]]:
-    """Lock the queues, then read who waits in them; also rows of tasks that may be next, by their ids."""
+async def _lines(
+    connection: AsyncConnection, group: Sequence[_Asked]
+) -> tuple[dict[str, Line], dict[str, Row], dict[str, str]]:
+    """Lock the queues, then read who waits in them; also rows of tasks that may be next, by their ids, and the hosts of
+    ready VMs."""
     lines = []
     first = []
     for pool in sorted({pool for asked in group for pool in asked.pools}):
@@ -220,14 +224,14 @@ async def _lines(connection: AsyncConnection, group: Sequence[_Asked]) -> tuple[
     offered = sorted({vm_id for asked in group for ids in asked.ready.values() for vm_id in ids})
     take = [(_READY[dialect], {"ids": json.dumps(offered)})] if offered else []
     locked, *answers = await ask(connection, [lock, *take, *(line.question(dialect) for line in lines), *first])
-    if take:
-        _pass_over(group, answers.pop(0))
+    found = answers.pop(0) if take else []
+    _pass_over(group, found)
     turns = {row["pool"]: row["turn"] for row in locked}
     for line, rows in zip(lines, answers[: len(lines)], strict=True):
         line.turn = turns.get(line.pool, 0)
         line.hear(rows)
     known: dict[str, Row] = {row["id"]: _in_utc(row) for rows in answers[len(lines) :] for row in rows}
-    return {line.pool: line for line in lines if line.pool in turns}, known
+    return {line.pool: line for line in lines if line.pool in turns}, known, {row["id"]: row["host"] for row in found}
 
 
 def _pass_over(group: Sequence[_Asked], found: Sequence[Mapping[str, Any]]) -> None:
@@ -271,6 +275,7 @@ async def _hold(
     group: Sequence[_Asked],
     served: Sequence[Sequence[Served]],
     rows: dict[str, Row],
+    hosts: Mapping[str, str],
 ) -> list[tuple[Claim, ...]]:
     ids = [each.task_id for every in served for each in every]
     if not ids:
@@ -278,9 +283,11 @@ async def _hold(
     if unknown := [each for each in ids if each not in rows]:
         rows |= {row["id"]: row for row in (await connection.execute(_ROWS, {"ids": unknown})).mappings()}
     given, claims = [], []
+    taken = {each.vm_id for every in served for each in every if each.vm_id is not None}
     for asked, every in zip(group, served, strict=True):
-        for each in every:
-            row = rows[each.task_id]
+        for first in every:
+            row = rows[first.task_id]
+            each = _elsewhere(first, row["avoid"], asked.ready, taken, hosts)
             spec = spec_from_json(row["spec"])
             lease = Lease(each.task_id, row["attempt"] + 1, asked.runner_id)
             changed = {
@@ -311,6 +318,23 @@ async def _hold(
             )
     held = {row["task_id"] for row in await _CLAIM.run_last(connection, given)}
     return [tuple(claim for by, claim in claims if by is asked and claim.task.id in held) for asked in group]
+
+
+def _elsewhere(
+    served: Served,
+    avoid: Collection[str],
+    ready: Mapping[str, Sequence[str]],
+    taken: set[str],
+    hosts: Mapping[str, str],
+) -> Served:
+    """With another ready VM, if there is one and the task had better not be on the host of its own."""
+    if served.vm_id is None or hosts[served.vm_id] not in avoid:
+        return served
+    for vm_id in ready[served.pool]:
+        if vm_id not in taken and hosts[vm_id] not in avoid:
+            taken.add(vm_id)  # the other is for nobody else of this claim
+            return replace(served, vm_id=vm_id)
+    return served
 
 
 def _taken_for(task_id: str) -> dict[str, str]:

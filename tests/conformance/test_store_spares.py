@@ -7,9 +7,10 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 
 import pytest
 
+from orchestrator.domain.outcome import Reason
 from orchestrator.domain.task import TaskState
 from orchestrator.domain.vm import VmState
-from orchestrator.store import Claim, Finished, Store, VmCount, VmMoved, VmRequest, VmRow
+from orchestrator.store import Claim, Finished, Requeued, Store, VmCount, VmMoved, VmRequest, VmRow
 from tests.conformance.queueing import DAY, T0, at, claimed, kinds, runner, spec, submit, take
 
 LONG = at(9000)
@@ -149,6 +150,36 @@ async def test_more_tasks_than_ready_vms(store: Store, me: str) -> None:
         (task.id, vm) for task, vm in zip(tasks, [*vms, None], strict=False)
     ]
     assert len(await take_ready(store, me, {"small": [await spare(store, me)]}, up_to=1)) == 1
+
+
+async def test_a_ready_vm_on_a_host_that_a_task_is_to_avoid_is_taken_only_for_want_of_another(
+    store: Store, me: str
+) -> None:
+    bad, good = [await spare(store, me) for _ in range(2)]
+    for vm, host in ((bad, "host7"), (good, "host8")):
+        assert await store.vms.record_launch(vm, ok=True, host=host, now=at(3))
+    tasks = [await submit(store, spec(), now=at(n)) for n in range(2)]
+    for lost in await take_ready(store, me, {}, room={"small": 9}):
+        requeued = Requeued(lost.lease, Reason.CONNECTION_LOST, "it is lost", None, at(900), ("host7",))
+        assert await store.tasks.requeue(requeued, now=at(4)) is TaskState.QUEUED
+    [first] = await take_ready(store, me, {"small": [bad, good]}, up_to=1)
+    assert (first.task.id, first.vm_id) == (tasks[0].id, good)
+    assert await state(store, bad) is VmState.READY
+    [second] = await take_ready(store, me, {"small": [bad, good]}, up_to=1)
+    assert (second.task.id, second.vm_id) == (tasks[1].id, bad)
+
+
+async def test_two_tasks_that_are_to_avoid_a_host_get_two_vms(store: Store, me: str) -> None:
+    vms = [await spare(store, me) for _ in range(3)]
+    for vm, host in zip(vms, ("host7", "host7", "host8"), strict=True):
+        assert await store.vms.record_launch(vm, ok=True, host=host, now=at(3))
+    for n in range(2):
+        await submit(store, spec(), now=at(n))
+    for lost in await take_ready(store, me, {}, room={"small": 9}):
+        requeued = Requeued(lost.lease, Reason.CONNECTION_LOST, "it is lost", None, at(900), ("host7",))
+        assert await store.tasks.requeue(requeued, now=at(4)) is TaskState.QUEUED
+    claims = await take_ready(store, me, {"small": vms})
+    assert [claim.vm_id for claim in claims] == [vms[2], vms[1]]
 
 
 async def test_pools_with_ready_vms_and_pools_with_room(store: Store, me: str) -> None:
