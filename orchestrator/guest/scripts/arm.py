@@ -136,8 +136,12 @@ def make_ready(arming: Arming, probing: Probing | None) -> str:
         tell(probing)
         return "gone"
     os.umask(0o077)
-    for folder in (RUN, LOGS):
-        os.makedirs(folder, exist_ok=True)
+    try:
+        for folder in (RUN, LOGS):
+            os.makedirs(folder, exist_ok=True)
+    except OSError as error:  # its disk is full, say
+        tell(probing)
+        return f"failed {error.filename}: {error.strerror}"
     with Lock():
         used, armed = bool(read_file(RUN + "/token")), read_file(RUN + "/armed") == arming.purpose
         failure = "" if used or armed else arming.begin()
