@@ -21,10 +21,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.artifacts import Artifacts
-from orchestrator.domain.errors import CloudUnreachable, MayflyError, NotFound, NotPossible
+from orchestrator.domain.errors import CloudUnreachable, NotFound, NotPossible
 from orchestrator.domain.pool import Pool
 from orchestrator.settings import MIN_LEASE_SECONDS, Settings
 from orchestrator.store import Store
+from orchestrator.trouble import TROUBLE
 
 if TYPE_CHECKING:
     from orchestrator.guest.keys import KeyPair
@@ -271,7 +272,7 @@ async def _reread_pools(house: House, runner_id: str, served: dict[str, Pool], n
                 await house.store.runners.serves(runner_id, tuple(served))
                 written = tuple(served)
             told = ""
-        except (MayflyError, OSError) as problem:
+        except TROUBLE as problem:
             if str(problem) != told:
                 _log.warning("a change of the inventory is not followed yet: %s", problem)
             told = str(problem)
