@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
-import ipaddress
 import os
 import secrets
 from pathlib import Path
 
+from orchestrator.localcloud.address_block import BLOCK, block_of
 from orchestrator.localcloud.cloud import Cloud
 from orchestrator.localcloud.datastores import new_datastore
 from orchestrator.localcloud.hosts import machine_facts
@@ -16,10 +15,6 @@ from orchestrator.localcloud.model import Cluster, Group, Host, Network, Securit
 from orchestrator.localcloud.monitor import host_sample
 from orchestrator.localcloud.template import Template
 from orchestrator.localcloud.users import hashed
-
-_HOME_BLOCKS = 1 << 11
-"""Blocks of 4096 addresses from 127.128.0.0 on: one for each home."""
-_BLOCK = 1 << 12
 
 _DEFAULT_GROUP = "In every network that names no other security group: all in, all out."
 
@@ -52,13 +47,6 @@ def session_of(home: Path) -> str:
     return path.read_text().strip()
 
 
-def block_of(home: Path) -> ipaddress.IPv4Address:
-    """The first address of this home's own block in 127.0.0.0/8, so that two homes on one machine do not collide."""
-    digest = hashlib.sha256(str(home.resolve()).encode()).digest()
-    number = int.from_bytes(digest[:4], "big") % _HOME_BLOCKS
-    return ipaddress.IPv4Address("127.128.0.0") + number * _BLOCK
-
-
 def fill(cloud: Cloud, session: str) -> None:
     """Users, groups, cluster 0, host 0, datastores 0 to 2, security groups 0 and 100, networks 0 and 1. Only what is
     missing altogether; the password is always that of `one_auth`, and the capacity always this machine's."""
@@ -89,7 +77,7 @@ def _add_networks(cloud: Cloud) -> None:
     ssh_only: list[str | dict[str, str]] = [{"PROTOCOL": "TCP", "RULE_TYPE": "inbound", "RANGE": "22"}]
     sealed = groups.next_id()
     groups.save(SecurityGroup(sealed, "sealed", {"RULE": ssh_only}, permissions="110100100"))
-    half = _BLOCK // 2
+    half = BLOCK // 2
     for name, group, offset in (("open", 0, 0), ("sealed", sealed, half)):
         first = block_of(cloud.home) + offset + 1  # .0 looks like a network's own address
         template: Template = {key: [value] for key, value in GUEST_SIDE.items()}

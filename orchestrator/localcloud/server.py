@@ -33,6 +33,7 @@ from orchestrator.localcloud import (
     vms,
 )
 from orchestrator.localcloud import datastores as datastore_calls
+from orchestrator.localcloud.address_block import hold_block
 from orchestrator.localcloud.calls import Call
 from orchestrator.localcloud.cloud import Cloud
 from orchestrator.localcloud.events import Publisher
@@ -225,6 +226,7 @@ class LocalCloud:
         self.monitor = Monitor(self.cloud, self.lifecycle)
         self.publisher = Publisher(self.cloud)
         self._server: _Server | None = None
+        self._addresses: socket.socket | None = None
         self._thread: threading.Thread | None = None
 
     @property
@@ -250,6 +252,7 @@ class LocalCloud:
 
     def start(self) -> None:
         """Serve, on the port of last time if it is free. Raises OSError."""
+        self._addresses = hold_block(self.home)
         with self.cloud.lock:
             defaults.fill(self.cloud, self.session)
             self.cloud.store.flush()
@@ -274,7 +277,9 @@ class LocalCloud:
             self.monitor.join()
         self.cloud.close()
         self.publisher.stop()
-        self._server = None
+        if self._addresses is not None:
+            self._addresses.close()
+        self._server = self._addresses = None
 
     def __enter__(self) -> Self:
         self.start()
