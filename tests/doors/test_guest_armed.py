@@ -152,10 +152,9 @@ async def test_one_that_was_given_away_is_found_out() -> None:
             await guest.check()
 
 
-@pytest.mark.parametrize("heard", [b"", b"start "])
-async def test_a_message_that_is_not_answered_is_repeated_by_its_token(heard: bytes) -> None:
-    """The connection drops before the message arrives, or after: nobody here knows. Over there the token says it."""
-    answers = [hears_and_drops(heard, ARMED), stays_after(frame(b"a", b"used") + STARTED + ENDED)]
+async def test_a_message_that_is_not_answered_is_repeated_by_its_token() -> None:
+    """The connection drops when the message has arrived: nobody here knows that. Over there the token says it."""
+    answers = [hears_and_drops(b"start ", ARMED), stays_after(frame(b"a", b"used") + STARTED + ENDED)]
     async with misbehaving(answers) as (guest, server):
         await guest.arm(ARMING)
         await guest.start(launch("x", token="mine.1"))
