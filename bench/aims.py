@@ -29,7 +29,8 @@ PAGE = ROOT / "docs" / "reference" / "performance.md"
 _HEAD = """# Performance
 
 Measured by `{command}` on {machine}, {when}. Each ratio was computed in one run: Mayfly's figure by its floor's, turned
-round where more is better, so that below 1 is better than the floor. Other measurements: `python -m bench --help`.
+round where more is better, so that below 1 is better than the floor. The local cloud's host is said to have eight cores
+there, so that four machines run at once on fewer. Other measurements: `python -m bench --help`.
 
 ![ratios to the floor](performance.svg)
 

@@ -15,7 +15,12 @@ from pathlib import Path
 
 import pyone
 
+from orchestrator.localcloud import daemon
+from orchestrator.localcloud.knobs import CloudSettings
+from orchestrator.settings import Settings
+
 JOB = "echo begun; echo ending"
+HOST_CPUS = 8
 
 
 @dataclass(frozen=True)
@@ -54,13 +59,14 @@ def mayfly(environment: dict[str, str], *words: str) -> str:
 
 @contextmanager
 def surroundings() -> Iterator[Place]:
-    """The local cloud of the usual home, its image built if need be; tasks go into a home that is thrown away."""
+    """The local cloud of the usual home, its image built if need be; tasks go into a home that is thrown away. Unless
+    it runs already, its host is said to have cores for HOST_CPUS machines at once."""
     here: dict[str, str] = {}
-    ran = (
-        subprocess.run([sys.executable, "-m", "orchestrator", "cloud", "status"], stdout=subprocess.DEVNULL).returncode
-        == 0
-    )
-    cloud = json.loads(mayfly(here, "cloud", "start", "--json"))
+    cloud_home = Settings.from_environment().cloud_home
+    ran = daemon.status(cloud_home) is not None
+    if not ran:
+        daemon.start(cloud_home, knobs=CloudSettings(host_cpus=max(HOST_CPUS, os.cpu_count() or 1)))
+    cloud = json.loads(mayfly(here, "cloud", "status", "--json"))
     try:
         mayfly(here, "image", "build", "debian-12", "--if-missing")
         client = pyone.OneServer(cloud["url"], session=Path(cloud["one_auth"]).read_text().strip())
