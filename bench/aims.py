@@ -68,7 +68,7 @@ def main(words: Sequence[str] = ()) -> None:
                 found = measure(place)
                 rows += found
                 print(table(found), flush=True)
-        machine = f"{os.cpu_count()} cores, {platform.machine()}, machines under {place.accelerator}"
+        machine = f"{os.cpu_count()} cores, {platform.machine()}, machines under {place.accelerator.partition(':')[0]}"
     command = " ".join(["python -m bench aims", *words])
     when = datetime.now(UTC).date().isoformat()
     given.out.mkdir(parents=True, exist_ok=True)

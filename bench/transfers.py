@@ -36,6 +36,9 @@ from orchestrator.trace.command import traced
 MIB = 1 << 20
 SMALL_BYTES = 4096
 LARGE, MANY = "large", "many"
+MISSED = (
+    "every byte is hashed on both ends, which the floors leave out, and SSH's packets are ours in Python on this side"
+)
 AIM = "≤ the best of scp, rsync, tar over ssh"
 _FAR_RSYNC = "/root/rsync/ld.so --library-path /root/rsync /root/rsync/rsync"
 
@@ -95,6 +98,7 @@ def _row(what: str, way: str, figures: dict[str, list[float]], mib: int, files: 
         floor=medians[best],
         floor_name=best,
         samples=len(figures["Mayfly"]),
+        note="" if ours <= medians[best] else MISSED,
         details={"Mayfly, MiB/s": size / ours, **{f"{tool}, s": seconds for tool, seconds in medians.items()}},
     )
 

@@ -18,6 +18,9 @@ POOL = "bench-many"
 JOB = ("sh", "-c", "sleep 1; echo done")
 AT_ONCE = 4
 AIM = 0.85
+MISSED = (
+    "the processors are full: a life of ours has the seal tried, the unit armed and all traced, which the floor has not"
+)
 
 
 def many(place: Place, tasks: int, floor_tasks: int) -> list[Row]:
@@ -39,6 +42,7 @@ def many(place: Place, tasks: int, floor_tasks: int) -> list[Row]:
             f"a loop over bare {'clones' if clones else 'machines'}",
             faster_is_more=True,
             samples=tasks,
+            note="" if rate >= AIM * floor else MISSED,
             details={"floor_tasks": floor_tasks},
         )
     ]
