@@ -10,11 +10,12 @@ import typer
 
 from orchestrator.bootstrap import INVENTORY_SECONDS, House, load_pools, look_ahead, make_home, open_house
 from orchestrator.cli import output
+from orchestrator.cli.because import Because, require_plain
 from orchestrator.cli.entry import perform
 from orchestrator.cli.pool_words import plan_as_dict, plan_lines, remarks
 from orchestrator.cli.submission import AsJson
 from orchestrator.decide import quarantine
-from orchestrator.domain.errors import NotFound, NotPossible
+from orchestrator.domain.errors import NotFound
 from orchestrator.domain.pool import Pool
 from orchestrator.domain.vm import VmState
 from orchestrator.settings import Settings
@@ -22,8 +23,6 @@ from orchestrator.store import QueueRow, VmCount
 
 app = typer.Typer(no_args_is_help=True, help="The pools of the inventory, and their ready machines.")
 PoolName = Annotated[str, typer.Argument(metavar="POOL", help="One of the pools of the inventory.")]
-
-LONGEST_REASON = 500
 
 
 @app.command("list")
@@ -126,15 +125,14 @@ def apply(as_json: AsJson = False) -> None:
 @app.command()
 def drain(
     pool: PoolName,
-    because: Annotated[str, typer.Option("--because", help="Why, for those who ask what their task waits for.")] = "",
+    because: Because = "",
     as_json: AsJson = False,
 ) -> None:
     """Destroy its ready machines and start no more tasks; those that run come to their end. Again is fine."""
     settings = Settings.from_environment()
 
     async def work() -> None:
-        if len(because) > LONGEST_REASON or not because.isprintable():
-            raise NotPossible("because", "is too long or not plain text", f"at most {LONGEST_REASON} characters")
+        require_plain(because)
         async with open_house(settings) as house:
             await _known(house, pool)
             await house.store.queues.drain(pool, because, now=await house.store.clock.sync())

@@ -8,6 +8,7 @@ import typer
 
 from orchestrator.bootstrap import House, load_pools, open_house
 from orchestrator.cli import output
+from orchestrator.cli.because import Because, require_plain
 from orchestrator.cli.entry import perform
 from orchestrator.cli.submission import AsJson
 from orchestrator.domain.errors import NotFound, NotPossible
@@ -16,8 +17,6 @@ from orchestrator.settings import Settings
 
 app = typer.Typer(no_args_is_help=True, help="The queues of tasks, one for each pool.")
 PoolName = Annotated[str, typer.Argument(metavar="POOL", help="The pool whose queue it is.")]
-
-LONGEST_REASON = 500
 
 
 @app.command("list")
@@ -72,15 +71,14 @@ def _because(row: dict[str, Any]) -> str:
 @app.command()
 def pause(
     pool: PoolName,
-    because: Annotated[str, typer.Option("--because", help="Why, for those who ask what their task waits for.")] = "",
+    because: Because = "",
     as_json: AsJson = False,
 ) -> None:
     """Start no more tasks of a pool; those that run come to their end. Again is fine."""
     settings = Settings.from_environment()
 
     async def work() -> None:
-        if len(because) > LONGEST_REASON or not because.isprintable():
-            raise NotPossible("because", "is too long or not plain text", f"at most {LONGEST_REASON} characters")
+        require_plain(because)
         async with open_house(settings) as house:
             await _known(house, pool)
             await house.store.queues.pause(pool, because, now=house.store.clock.now())
@@ -133,7 +131,7 @@ def _confirmed(pool: str) -> bool:
 async def _known(house: House, pool: str) -> None:
     """Raise NotFound unless the inventory or the database knows of it."""
     pools = await load_pools(house.settings)
-    if pool not in pools and pool not in {queue.pool for queue in await house.store.queues.list()}:
+    if pool not in pools and pool not in {queue.pool for queue in await house.store.queues.list(counts=False)}:
         raise NotFound("pool", f"no queue {pool!r}", f"there is {', '.join(sorted(pools))}")
 
 
