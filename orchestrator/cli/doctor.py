@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import shutil
 import sys
 from collections.abc import Awaitable, Callable, Mapping
@@ -217,4 +218,16 @@ async def _images(settings: Settings) -> list[Finding]:
     async with bootstrap.open_cloud(settings) as cloud:
         wanted = sorted({pool.image for pool in pools.values()})
         found = [await cloud.promoted(name) for name in wanted]
-        return [Finding("images", True, ", ".join(f"{version.image} version {version.version}" for version in found))]
+    seen = ", ".join(f"{version.image} version {version.version}" for version in found)
+    return [Finding("images", True, seen, advice=await _old_images(settings, wanted))]
+
+
+async def _old_images(settings: Settings, wanted: list[str]) -> str:
+    """What to do about promoted versions that were made from another definition than the one that is here."""
+    old = []
+    async with bootstrap.open_images(settings, start_cloud=False) as images:
+        for name in wanted:
+            with contextlib.suppress(NotFound):  # of an image defined elsewhere nothing can be said
+                if await images.up_to_date(name) is None:
+                    old.append(name)
+    return f"made from another definition: {'; '.join(f'mayfly image build {name}' for name in old)}" if old else ""

@@ -23,7 +23,9 @@ ImageName = Annotated[str, typer.Argument(metavar="IMAGE", help="A folder of ima
 @app.command()
 def build(
     image: ImageName,
-    if_missing: Annotated[bool, typer.Option("--if-missing", help="Do nothing when a version is promoted.")] = False,
+    if_missing: Annotated[
+        bool, typer.Option("--if-missing", help="Do nothing when a version of this very definition is promoted.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Build a new version: root file system, playbook, saved, smoke-tested, promoted. The previous one stays."""
@@ -32,7 +34,7 @@ def build(
     async def work() -> None:
         async with open_images(settings) as images:
             if if_missing:
-                promoted = await images.promoted(image)
+                promoted = await images.up_to_date(image)
                 if promoted is not None:
                     _say(promoted, "is promoted already", as_json)
                     return

@@ -8,6 +8,7 @@ it exists, so that a build that was killed is swept away by the next one (`sweep
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import logging
 import uuid
@@ -73,6 +74,7 @@ async def build_candidate(tools: BuildTools, definition: Definition, builder: st
     Raises PlatformError (CloudError, GuestError) with the console or Ansible's log as evidence, NotPossible.
     """
     sources = await apt_sources(definition)
+    recipe = await asyncio.to_thread(definition.recipe)
     files = await make_rootfs(definition, sources, tools.cache, tell)
     cloud = tools.cloud
     number = await _next_number(cloud, definition.name)
@@ -96,6 +98,7 @@ async def build_candidate(tools: BuildTools, definition: Definition, builder: st
             "MAYFLY_IMAGE": definition.name,
             "MAYFLY_VERSION": str(number),
             "MAYFLY_STATE": str(VersionState.CANDIDATE),
+            "MAYFLY_RECIPE": recipe,
             **{tag: str(each) for tag, each in zip(IMAGE_TAGS.values(), (disk, kernel, ramdisk), strict=True)},
         }
         template = await _template(cloud, definition, name, (disk, kernel, ramdisk), tags | version, staying)

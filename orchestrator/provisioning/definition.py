@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated
 
@@ -64,11 +65,23 @@ class Definition(_Part):
 
     def fingerprint(self) -> str:
         """A hash of every file of the folder: what the root file system is made of, but for the packages' versions."""
-        digest = hashlib.sha256()
-        for path in sorted(entry for entry in self.folder.rglob("*") if entry.is_file()):
-            content = path.read_bytes()
-            digest.update(f"{path.relative_to(self.folder)}\0{len(content)}\0".encode() + content)
-        return digest.hexdigest()[:32]
+        return _hash_of(self.folder, self.folder.rglob("*"))
+
+    def recipe(self) -> str:
+        """A hash of all that a version is made of, but for the packages' versions: the folder, the playbook, the roles
+        beside it. A version of another recipe may lack what the runners of this one rely on."""
+        playbook = self.playbook_path
+        provisioning = _hash_of(playbook.parent, [playbook, *(playbook.parent / "roles").rglob("*")])
+        return hashlib.sha256(f"{self.fingerprint()}\0{provisioning}".encode()).hexdigest()[:32]
+
+
+def _hash_of(root: Path, entries: Iterable[Path]) -> str:
+    """32 hexadecimal digits: of the names below `root` and the contents of all that are files."""
+    digest = hashlib.sha256()
+    for path in sorted(entry for entry in entries if entry.is_file()):
+        content = path.read_bytes()
+        digest.update(f"{path.relative_to(root)}\0{len(content)}\0".encode() + content)
+    return digest.hexdigest()[:32]
 
 
 def load_definition(name: str, images: Path | None = None) -> Definition:

@@ -34,9 +34,12 @@ class BaseImages:
         """Every version (of `image`), by image, the newest first."""
         return await all_versions(self._cloud, image)
 
-    async def promoted(self, image: str) -> ImageVersion | None:
-        """The version that new VMs boot; None when none is promoted."""
-        return await promoted_version(self._cloud, image)
+    async def up_to_date(self, image: str) -> ImageVersion | None:
+        """The promoted version, when it was made from the definition as it is now; else None. Raises NotFound."""
+        definition = await asyncio.to_thread(load_definition, image, self._tools.definitions)
+        promoted = await promoted_version(self._cloud, image)
+        recipe = await asyncio.to_thread(definition.recipe)
+        return promoted if promoted is not None and promoted.recipe == recipe else None
 
     async def promote(self, image: str, version: int) -> ImageVersion:
         """Boot new VMs from this version. Raises NotFound."""

@@ -33,7 +33,8 @@ class VersionState(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class ImageVersion:
-    """One version of a base image; `images`: ids of the images that only it uses."""
+    """One version of a base image. images: ids of the images that only it uses. recipe: `Definition.recipe` of what it
+    was made from; empty when that was not noted."""
 
     image: str
     version: int
@@ -41,6 +42,7 @@ class ImageVersion:
     template_id: int
     images: tuple[int, ...]
     created_at: datetime
+    recipe: str = ""
 
     @property
     def name(self) -> str:
@@ -54,6 +56,7 @@ class ImageVersion:
             "state": str(self.state),
             "template_id": self.template_id,
             "created_at": self.created_at.isoformat(),
+            "recipe": self.recipe,
         }
 
 
@@ -75,6 +78,7 @@ def version_from(template: CloudObject) -> ImageVersion | None:
         template_id=template.id,
         images=tuple(int(tags[tag]) for tag in IMAGE_TAGS.values() if tags.get(tag, "").isdecimal()),
         created_at=datetime.fromtimestamp(template.created, UTC),
+        recipe=tags.get("MAYFLY_RECIPE", ""),
     )
 
 

@@ -18,7 +18,7 @@ from orchestrator.provisioning.image import BaseImages
 from orchestrator.provisioning.ports import BuildMachine, CloudObject, ImageKind, VersionTemplate
 from orchestrator.provisioning.rootfs import BootFiles, kept_folder
 from orchestrator.provisioning.sources import apt_sources
-from orchestrator.provisioning.versions import all_versions, prune
+from orchestrator.provisioning.versions import all_versions, promoted_version, prune
 from orchestrator.settings import data_root
 
 PLAY = """
@@ -123,10 +123,10 @@ async def everything(cloud):
 
 async def test_a_build_from_nothing_to_promoted(tools, cloud, hypervisor, tell, told, entered):
     images = BaseImages(tools)
-    assert await images.promoted("small") is None
+    assert await images.up_to_date("small") is None
     version = await images.build("small", tell)
     assert (version.image, version.version, str(version.state)) == ("small", 1, "promoted")
-    assert await images.promoted("small") == version
+    assert await images.up_to_date("small") == version
     assert await everything(cloud) == ["mayfly-small-1"] * 2 + ["mayfly-small-1-kernel", "mayfly-small-1-ramdisk"]
     steps = list(dict.fromkeys(step for step, _ in told))
     assert steps == ["root file system", "register", "boot", "provision", "save", "smoke test", "promote"]
@@ -161,6 +161,26 @@ async def test_a_build_demotes_the_one_before_it_and_deletes_those_no_longer_kep
     assert states(await images.versions()) == [(3, "promoted"), (2, "previous")]
     assert not [name for name in await everything(cloud) if name.startswith("mayfly-small-1")]
     assert ("promote", "deleted version 1") in told
+
+
+@pytest.mark.parametrize("part", ["small/image.yml", "small/files/motd", "play.yml", "roles/role/tasks/main.yml"])
+async def test_a_version_of_another_recipe_is_not_up_to_date(tools, definitions, tmp_path, tell, part):
+    images = BaseImages(tools)
+    version = await images.build("small", tell)
+    assert version.recipe
+    assert await images.up_to_date("small") == version
+    path = (definitions if part.startswith("small") else tmp_path) / part
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a") as file:
+        file.write("# changed\n")
+    assert await images.up_to_date("small") is None
+
+
+async def test_a_version_whose_recipe_was_not_noted_is_not_up_to_date(tools, cloud, tmp_path):
+    await version(cloud, tmp_path, 1, "promoted")
+    assert await BaseImages(tools).up_to_date("small") is None
+    with pytest.raises(NotFound):
+        await BaseImages(tools).up_to_date("smal")
 
 
 async def test_back_and_forth(tools, cloud, tmp_path):
@@ -300,7 +320,7 @@ async def test_what_a_killed_build_left_is_swept_and_others_things_are_not(tools
     left = [name for name in await everything(cloud) if not name.startswith("mayfly-other-1")]
     assert left == whole
     assert [vm.id for vm in await cloud.list_machines()] == [others]
-    assert (await BaseImages(tools).promoted("small")) == kept
+    assert (await promoted_version(cloud, "small")) == kept
     assert await sweep(cloud, me) == 0
     await cloud.destroy(others, within=30)
 
