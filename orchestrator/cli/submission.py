@@ -6,7 +6,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -20,7 +20,7 @@ from orchestrator.decide.entrypoint import check_contents
 from orchestrator.decide.validation import validate
 from orchestrator.domain.errors import InvalidTask, NotFound
 from orchestrator.domain.pool import Pool
-from orchestrator.domain.task import Delivery, Entrypoint, InputSpec, Limits, TaskSpec, Terms, TraceProfile
+from orchestrator.domain.task import Delivery, Entrypoint, InputSpec, Limits, Packages, TaskSpec, Terms, TraceProfile
 from orchestrator.provisioning.quantities import size_in_bytes, time_in_seconds
 from orchestrator.store import TaskRow
 
@@ -50,6 +50,30 @@ Memory = Annotated[
 EntrypointName = Annotated[
     Entrypoint, typer.Option("--entrypoint", help="How the command is made of code and data: see `docs/reference`.")
 ]
+Code = Annotated[
+    list[str] | None,
+    typer.Option("--code", metavar="SRC[:DEST]", help="An input that is a program, and no data. Repeatable."),
+]
+Pins = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--pin", metavar="DEST=HASH", help="Refuse that input unless `mayfly hash` says this of it. Repeatable."
+    ),
+]
+OpenFiles = Annotated[int | None, typer.Option("--open-files", metavar="COUNT", help="Files open at once.")]
+OutputSize = Annotated[
+    str | None, typer.Option("--output-size", metavar="SIZE", help="Limit of what is in /task/out, as 1G.")
+]
+ScratchSize = Annotated[
+    str | None, typer.Option("--scratch-size", metavar="SIZE", help="Limit of what is in /task/tmp and /tmp, as 1G.")
+]
+Requirements = Annotated[
+    Path | None, typer.Option("--requirements", metavar="FILE", help="Python packages to install before, with pip.")
+]
+DebianPackages = Annotated[
+    list[str] | None, typer.Option("--package", metavar="NAME", help="A Debian package to install before. Repeatable.")
+]
+SealName = Annotated[str, typer.Option("--seal", metavar="PROFILE", help="A seal profile that the pool allows.")]
 Trace = Annotated[TraceProfile, typer.Option("--trace", help="What strace records.")]
 Name = Annotated[str, typer.Option("--name", help="A name for people.")]
 Priority = Annotated[int, typer.Option("--priority", help="-100 to 100; the higher goes first.")]
@@ -72,6 +96,7 @@ Key = Annotated[
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 LONGEST_KEY = 200
+LONGEST_REQUIREMENTS = 256 * 1024
 
 
 @dataclass(frozen=True)
@@ -85,7 +110,15 @@ class Work:
     environment: Environment = None
     timeout: Timeout = None
     memory: Memory = None
+    open_files: OpenFiles = None
+    output_size: OutputSize = None
+    scratch_size: ScratchSize = None
+    code: Code = None
+    pins: Pins = None
+    requirements: Requirements = None
+    packages: DebianPackages = None
     entrypoint: EntrypointName = Entrypoint.COMMAND
+    seal: SealName = ""
     trace: Trace = TraceProfile.AUDIT
     name: Name = ""
     priority: Priority = 0
@@ -205,6 +238,36 @@ def _terms(work: Work, now: datetime) -> Terms:
     return dataclasses.replace(terms, not_before=not_before, depends_on=tuple(work.after or ()))
 
 
+def _inputs(work: Work) -> Iterator[InputSpec]:
+    """The inputs, those that are code marked so, each pinned to the hash that was said. Raises InvalidTask."""
+    pins: dict[str, str] = {}
+    for text in work.pins or ():
+        dest, equals, pin = text.rpartition("=")
+        if not equals:
+            raise InvalidTask("pin", f"{text!r} has no =", "write DEST=sha256:…, as mayfly hash prints it")
+        pins[dest] = pin
+    said = ((False, work.inputs or ()), (True, work.code or ()))
+    for each in [dataclasses.replace(parse_input(text), code=code) for code, texts in said for text in texts]:
+        yield dataclasses.replace(each, pinned=pins.pop(each.dest, ""))
+    for dest in pins:
+        raise InvalidTask("pin", f"no input has the dest {dest!r}", "give the dest of an input, as DEST=sha256:…")
+
+
+def read_requirements(path: Path) -> str:
+    """The text of a requirements.txt. Raises InvalidTask when it cannot be read, or is too long to be one."""
+    try:
+        with path.open("rb") as file:
+            content = file.read(LONGEST_REQUIREMENTS + 1)
+        if len(content) > LONGEST_REQUIREMENTS:
+            problem = f"{path} has more than {LONGEST_REQUIREMENTS} bytes"
+            raise InvalidTask("requirements", problem, "name what is needed, and not all that there is")
+        return content.decode()
+    except OSError as error:
+        raise InvalidTask("requirements", f"{path} cannot be read: {error.strerror}", "give a file") from error
+    except UnicodeDecodeError as error:
+        raise InvalidTask("requirements", f"{path} is not text in UTF-8", "give a requirements.txt") from error
+
+
 async def prepare(house: House, work: Work) -> tuple[TaskSpec, Pool]:
     """The specification, checked against the pools, its inputs read into the artifact store. Raises UserError."""
     now = house.store.clock.now()
@@ -212,12 +275,22 @@ async def prepare(house: House, work: Work) -> tuple[TaskSpec, Pool]:
         pool=work.pool,
         command=tuple(work.command or ()),
         entrypoint=work.entrypoint,
-        inputs=tuple(parse_input(text) for text in work.inputs or ()),
+        inputs=tuple(_inputs(work)),
         outputs=tuple(work.outputs or ()),
         environment=parse_environment(work.environment or []),
         limits=Limits(
             timeout_seconds=None if work.timeout is None else parse("timeout", time_in_seconds, work.timeout),
             memory_bytes=None if work.memory is None else parse("memory", size_in_bytes, work.memory),
+            open_files=work.open_files,
+            output_bytes=None if work.output_size is None else parse("output_size", size_in_bytes, work.output_size),
+            scratch_bytes=None
+            if work.scratch_size is None
+            else parse("scratch_size", size_in_bytes, work.scratch_size),
+        ),
+        seal=work.seal,
+        packages=Packages(
+            "" if work.requirements is None else await asyncio.to_thread(read_requirements, work.requirements),
+            tuple(work.packages or ()),
         ),
         trace=work.trace,
         name=work.name,

@@ -5,8 +5,9 @@ data-exchange  `python3 SCRIPT DATA`: the convention of SURF's Data Exchange (sa
                `.py` file, or a folder with `run.py`, and whose data path is `sys.argv[1]`.
 blind-sane     `python3 SCRIPT -i INPUT -o OUTPUT -t TMP`: the convention of SURF's Blind SANE, three folders; the
                code is a `.py` file, or a folder with `script.py`.
+layer          Mayfly's own: installs packages for other tasks, see `orchestrator.decide.layers`.
 
-In the last two, inputs tell their part by the first name of their dest:
+In the two conventions, inputs tell their part by the first name of their dest:
 
     code, code/…   the program
     data, data/…   the data
@@ -52,6 +53,8 @@ def argv_of(spec: TaskSpec) -> tuple[str, ...]:
             code, data = _parts(spec)
             script = _script(spec.entrypoint, code)
             return PYTHON, script, "-i", f"{TASK_IN}/data", "-o", TASK_OUT, "-t", TASK_TMP
+        case Entrypoint.LAYER:
+            return PYTHON, f"{TASK_IN}/build.py"
         case _:
             assert_never(spec.entrypoint)
 
@@ -61,7 +64,7 @@ def check_contents(spec: TaskSpec, contents: Mapping[str, Collection[str]]) -> N
 
     contents: the files of each input by its dest, as paths inside the input; a file that was given by itself is "".
     """
-    if spec.entrypoint is Entrypoint.COMMAND:
+    if spec.entrypoint in (Entrypoint.COMMAND, Entrypoint.LAYER):
         return
     script = _script(spec.entrypoint, _parts(spec)[0])
     files = {

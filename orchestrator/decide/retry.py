@@ -33,7 +33,14 @@ _OF_THE_HOST = frozenset(
 """What a hypervisor host may be to blame for: the next machine had better be elsewhere."""
 
 _OF_THE_JOB = frozenset(
-    {Reason.EXIT_NONZERO, Reason.SIGNALED, Reason.OUT_OF_MEMORY, Reason.TIMED_OUT, Reason.OUTPUT_MISSING}
+    {
+        Reason.EXIT_NONZERO,
+        Reason.SIGNALED,
+        Reason.OUT_OF_MEMORY,
+        Reason.TIMED_OUT,
+        Reason.DISK_FULL,
+        Reason.OUTPUT_MISSING,
+    }
 )
 
 

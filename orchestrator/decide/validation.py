@@ -14,18 +14,23 @@ from orchestrator.decide.entrypoint import TASK_OUT, argv_of
 from orchestrator.decide.outputs import parts
 from orchestrator.domain.errors import InvalidTask
 from orchestrator.domain.pool import Pool
-from orchestrator.domain.task import MAX_PRIORITY, MIN_PRIORITY, Limits, TaskSpec, Terms
+from orchestrator.domain.task import MAX_PRIORITY, MIN_PRIORITY, InputSpec, Limits, TaskSpec, Terms
 
 LONGEST_COMMAND = 100_000
 """Bytes of all arguments and variables together, quoted as for a shell within a shell: they travel to the guest in one
 such argument, with what starts them."""
 LEAST_MEMORY = 16 * 2**20
 """Bytes, with which a small process can start: the shell that starts it, and strace beside it, count as its own."""
+LEAST_FILES = 16
+LEAST_SCRATCH = 2**20
+LARGEST = 2**60
+"""Bytes: more than any disk has."""
 LONGEST_TITLE = 200
 MOST_ATTEMPTS = 100
 MOST_DEPENDENCIES = 1000
 LONGEST_NAME = 255
 LONGEST_PATH = 4000
+_PIN = re.compile(r"sha256:[0-9a-f]{64}")
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
@@ -49,6 +54,7 @@ def problems(spec: TaskSpec, pools: Mapping[str, Pool], *, now: datetime | None 
     yield from _environment(spec)
     if spec.pool in pools:
         yield from _limits(spec.limits, pools[spec.pool])
+        yield from _profiles(spec, pools[spec.pool])
     yield from _terms(spec.terms)
     if spec.pool in pools and now is not None:
         yield from _instant(spec.terms.not_before, pools[spec.pool], now)
@@ -92,6 +98,7 @@ def _bytes(text: str) -> int:
 def _inputs(spec: TaskSpec) -> Iterator[InvalidTask]:
     seen: dict[tuple[str, ...], str] = {}
     for given in spec.inputs:
+        yield from _pinned(given)
         if "\0" in given.source:
             yield InvalidTask("input", f"{given.source!r} has a NUL in it", "no file can have such a name")
         wrong = _wrong_dest(given.dest)
@@ -133,6 +140,22 @@ def _wrong_dest(dest: str) -> str:
     return ""
 
 
+def _pinned(given: InputSpec) -> Iterator[InvalidTask]:
+    if given.pinned and not _PIN.fullmatch(given.pinned):
+        problem = f"the hash that {given.dest!r} is pinned to, {given.pinned[:100]!r}, is not of the right kind"
+        yield InvalidTask("pin", problem, "write sha256: and 64 hexadecimal digits, as mayfly hash prints it")
+
+
+def _profiles(spec: TaskSpec, pool: Pool) -> Iterator[InvalidTask]:
+    """The seal and the trace are two that the pool allows."""
+    if pool.seal_named(spec.seal) is None:
+        allowed = ", ".join(seal.name for seal in pool.seals)
+        yield InvalidTask("seal", f"pool {pool.name} does not allow the profile {spec.seal!r}", f"it allows {allowed}")
+    if spec.trace not in pool.traces:
+        allowed = ", ".join(pool.traces)
+        yield InvalidTask("trace", f"pool {pool.name} does not allow the profile {spec.trace}", f"it allows {allowed}")
+
+
 def _outputs(spec: TaskSpec) -> Iterator[InvalidTask]:
     for pattern in spec.outputs:
         names = pattern.split("/")
@@ -168,6 +191,10 @@ def _limits(limits: Limits, pool: Pool) -> Iterator[InvalidTask]:
             )
     yield from _amount("memory", limits.memory_bytes, LEAST_MEMORY, pool.process_memory_bytes, _size, pool)
     yield from _amount("processes", limits.processes, 1, pool.max_processes, lambda n: f"{n} processes", pool)
+    yield from _amount("open_files", limits.open_files, LEAST_FILES, pool.max_open_files, lambda n: f"{n} files", pool)
+    yield from _amount("output_size", limits.output_bytes, 1, pool.max_output_bytes, _size, pool)
+    most_scratch = LARGEST if pool.max_scratch_bytes is None else pool.max_scratch_bytes
+    yield from _amount("scratch_size", limits.scratch_bytes, LEAST_SCRATCH, most_scratch, _size, pool)
 
 
 def _amount(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import assert_never
 
@@ -17,6 +17,7 @@ class Reason(StrEnum):
     SIGNALED = "signaled"
     OUT_OF_MEMORY = "out_of_memory"
     TIMED_OUT = "timed_out"
+    DISK_FULL = "disk_full"
     OUTPUT_MISSING = "output_missing"
     # the platform failed
     PROVISION_FAILED = "provision_failed"
@@ -32,12 +33,14 @@ class Reason(StrEnum):
     DEADLINE_PASSED = "deadline_passed"
     # it can never run
     DEPENDENCY_FAILED = "dependency_failed"
+    LAYER_FAILED = "layer_failed"
     # somebody wanted it
     CANCELED = "canceled"
     # it waits
     NOT_RELEASED = "not_released"
     NOT_BEFORE = "not_before"
     DEPENDS_ON = "depends_on"
+    LAYER = "layer"
     RETRY = "retry"
     POOL_PAUSED = "pool_paused"
     NO_SUCH_POOL = "no_such_pool"
@@ -49,10 +52,13 @@ class Reason(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """What the process used, from cgroup accounting: seconds of CPU, peak bytes of memory. None: not known."""
+    """What the process used, from cgroup accounting: seconds of CPU, peak bytes of memory, bytes read from and
+    written to the disk. None: not known."""
 
     cpu_seconds: float | None = None
     memory_peak_bytes: int | None = None
+    read_bytes: int | None = None
+    written_bytes: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,9 +77,20 @@ class Signaled:
 
 @dataclass(frozen=True, slots=True)
 class OutOfMemory:
-    """The kernel killed the process, or one of its own, at the memory limit, in bytes."""
+    """The kernel killed the process, or one of its own, at the memory limit, in bytes. peak_bytes: the most that it
+    had; None: not known."""
 
     limit_bytes: int
+    peak_bytes: int | None = field(default=None, compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class DiskFull:
+    """The process ended badly, and the room in `where` (/task/out, /task/tmp, the disk) was used up: `limit_bytes`."""
+
+    where: str
+    limit_bytes: int
+    code: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +107,7 @@ class Lost:
     why: str
 
 
-Outcome = Exited | Signaled | OutOfMemory | TimedOut | Lost
+Outcome = Exited | Signaled | OutOfMemory | TimedOut | DiskFull | Lost
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,13 +154,13 @@ def judge(outcome: Outcome, *, missing_outputs: tuple[str, ...] = ()) -> Verdict
             return Verdict(TaskState.FAILED, Reason.EXIT_NONZERO, f"exited with {code}{meaning}", code)
         case Signaled(name):
             return Verdict(TaskState.FAILED, Reason.SIGNALED, f"ended by SIG{name}", 128 + _SIGNALS.get(name, 0))
-        case OutOfMemory(limit):
-            return Verdict(
-                TaskState.FAILED,
-                Reason.OUT_OF_MEMORY,
-                f"out of memory: killed at its limit of {limit // 2**20} MiB",
-                128 + 9,
-            )
+        case OutOfMemory(limit, peak):
+            most = "" if peak is None else f"; it had {peak // 2**20} MiB"
+            message = f"out of memory: killed at its limit of {limit // 2**20} MiB{most}"
+            return Verdict(TaskState.FAILED, Reason.OUT_OF_MEMORY, message, 128 + 9)
+        case DiskFull(where, limit, code):
+            message = f"disk full: no room was left in {where}, of {limit // 2**20} MiB; exited with {code}"
+            return Verdict(TaskState.FAILED, Reason.DISK_FULL, message, code)
         case TimedOut(seconds):
             return Verdict(TaskState.FAILED, Reason.TIMED_OUT, f"timed out after {seconds:g} s", TIMEOUT_EXIT)
         case Lost(why):

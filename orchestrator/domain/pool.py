@@ -5,8 +5,42 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from orchestrator.domain.seal import Seal
+from orchestrator.domain.task import TraceProfile
+
 STEPS_SECONDS = 300.0
 """What checks, the seal and the end of a machine may take together, on either side of the process."""
+
+
+SEALED = Seal(
+    "sealed",
+    1,
+    denied_calls=(
+        "@mount", "@module", "@raw-io", "@reboot", "@swap", "@clock", "@cpu-emulation", "@obsolete", "@keyring",
+        "bpf", "perf_event_open", "userfaultfd", "fanotify_init", "open_by_handle_at", "kexec_load", "kexec_file_load",
+        "io_uring_setup", "unshare", "setns",
+    ),
+)  # fmt: skip
+"""The profile of a pool that says nothing: `images/seals/sealed.yml` says the same."""
+
+
+class Disclosure(StrEnum):
+    """What of a task's results may be seen before somebody has released them. OPEN: all. REVIEW: sizes, counts and
+    hashes. FOUR_EYES: as REVIEW, and whoever submitted it cannot be the one who releases it."""
+
+    OPEN = "open"
+    REVIEW = "review"
+    FOUR_EYES = "four-eyes"
+
+
+@dataclass(frozen=True, slots=True)
+class LayerSources:
+    """Where a pool that builds layers gets packages from. index_url: of pip's simple index, "" is pip's own default.
+    proxy: for HTTP and HTTPS. ca_bundle: PEM text of further authorities, checked beside the system's."""
+
+    index_url: str = ""
+    proxy: str = ""
+    ca_bundle: str = ""
 
 
 class Placement(StrEnum):
@@ -90,6 +124,13 @@ class Pool:
     retry_backoff_max_seconds): what a failure of the platform is answered with. max_pending_vms: those that OpenNebula
     may have yet to place. retention_seconds: how long a task that is over is kept with its artifacts.
 
+    seals: what a task may choose from, the first is the pool's own. traces: likewise. disclosure: what of results is
+    seen before they are released. max_open_files: of each process. max_scratch_bytes: in /task/tmp and /tmp; None is
+    the disk's. max_output_files, max_output_depth: how many entries come out, and how many folders deep.
+
+    layers: the pool in which layers are built for this one's tasks; "" where tasks can bring no packages.
+    debian_packages: names that they may bring, as shell patterns. layer_sources: of a pool that builds layers.
+
     >>> Pool(name="small", image="debian-12").cpus
     1
     """
@@ -119,7 +160,26 @@ class Pool:
     max_pending_vms: int = 20
     retention_seconds: float = 30 * 86400.0
     placement: Placement = Placement.SPREAD
+    seals: tuple[Seal, ...] = (SEALED,)
+    traces: tuple[TraceProfile, ...] = (TraceProfile.AUDIT, TraceProfile.FULL)
+    disclosure: Disclosure = Disclosure.REVIEW
+    max_open_files: int = 4096
+    max_scratch_bytes: int | None = None
+    max_output_files: int = 100_000
+    max_output_depth: int = 32
+    layers: str = ""
+    debian_packages: tuple[str, ...] = ()
+    layer_sources: LayerSources = field(default_factory=LayerSources)
     warm: Warm = field(default_factory=Warm)
+
+    @property
+    def seal(self) -> Seal:
+        """The pool's own profile."""
+        return self.seals[0]
+
+    def seal_named(self, name: str) -> Seal | None:
+        """The profile that a task asks for by this name; "" is the pool's own. None when the pool does not allow it."""
+        return next((seal for seal in self.seals if name in ("", seal.name)), None)
 
     def attempt_seconds(self, timeout_seconds: float | None) -> float:
         """How long one attempt may take in all: every stage at its own limit, for a process with this limit (None: the

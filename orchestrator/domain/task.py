@@ -56,13 +56,16 @@ class Entrypoint(StrEnum):
     COMMAND = "command"
     DATA_EXCHANGE = "data-exchange"
     BLIND_SANE = "blind-sane"
+    LAYER = "layer"
 
 
 class TraceProfile(StrEnum):
-    """What is recorded. AUDIT: processes, files by name, network. FULL: every system call."""
+    """What is recorded. AUDIT: processes, files by name, network. FULL: every system call. NONE: nothing; the process
+    runs without a tracer."""
 
     AUDIT = "audit"
     FULL = "full"
+    NONE = "none"
 
 
 class Delivery(StrEnum):
@@ -76,20 +79,40 @@ class Delivery(StrEnum):
 @dataclass(frozen=True, slots=True)
 class InputSpec:
     """One input: `source` is where the submitter had it, `dest` its path relative to /task/in, `blob` its tree in the
-    artifact store (set at submit, when it was read)."""
+    artifact store (set at submit, when it was read). code: it is a program that somebody may have approved, and no
+    data. pinned: the tree that was approved, as "sha256:" and 64 hexadecimal digits; another is refused.
+    """
 
     source: str
     dest: str
     blob: str = ""
+    code: bool = False
+    pinned: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Packages:
+    """What is to be installed for a task, without its data: `requirements` is the text of a requirements.txt of pip's,
+    `debian` are names of Debian packages. What comes of it is a *layer*: see `orchestrator.decide.layers`."""
+
+    requirements: str = ""
+    debian: tuple[str, ...] = ()
+
+    def __bool__(self) -> bool:
+        return bool(self.requirements.strip() or self.debian)
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What one process may use. Seconds of wall-clock; bytes of memory; processes and threads. None: the pool's."""
+    """What one process may use. Seconds of wall-clock; bytes of memory; processes and threads; files open at once, of
+    each process; bytes in /task/out, and in /task/tmp and /tmp together. None: the pool's."""
 
     timeout_seconds: float | None = None
     memory_bytes: int | None = None
     processes: int | None = None
+    open_files: int | None = None
+    output_bytes: int | None = None
+    scratch_bytes: int | None = None
 
 
 MIN_PRIORITY, MAX_PRIORITY = -100, 100
@@ -119,6 +142,7 @@ class TaskSpec:
     `command`: argv, no NUL in any; at least one word, unless the entry point makes the command.
     `outputs`: glob patterns relative to /task/out (`**` crosses directories).
     `environment`: further variables for the process.
+    `seal`: the name of a seal profile that the pool allows; "" is the pool's own.
     """
 
     pool: str
@@ -129,5 +153,7 @@ class TaskSpec:
     environment: dict[str, str] = field(default_factory=dict)
     limits: Limits = field(default_factory=Limits)
     trace: TraceProfile = TraceProfile.AUDIT
+    seal: str = ""
+    packages: Packages = field(default_factory=Packages)
     name: str = ""
     terms: Terms = field(default_factory=Terms)

@@ -11,9 +11,13 @@ from pydantic import BaseModel, ConfigDict, Field, PlainValidator, ValidationErr
 
 from orchestrator.decide.periods import Numbers, usual, within
 from orchestrator.domain.errors import InvalidPool
-from orchestrator.domain.pool import Period, Placement, Pool, Warm
+from orchestrator.domain.pool import Disclosure, LayerSources, Period, Placement, Pool, Warm
+from orchestrator.domain.seal import Seal
+from orchestrator.domain.task import TraceProfile
+from orchestrator.provisioning.layer_sources import sources_from
 from orchestrator.provisioning.periods import Count, Factor, Ready, period_from
 from orchestrator.provisioning.quantities import Size, Time
+from orchestrator.provisioning.seals import seal_from
 
 PREFIX = "mayfly_"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -21,6 +25,7 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _UNSAID: Any = None  # never seen: only what an inventory said is passed on. A null that it said is an error
 
 Name = Annotated[str, Field(min_length=1, max_length=128)]
+Seals = Annotated[tuple[Annotated[Seal, PlainValidator(seal_from)], ...], Field(min_length=1)]
 Rate = Annotated[float, Field(strict=True, gt=0, le=1_000_000, allow_inf_nan=False)]
 
 
@@ -66,6 +71,16 @@ class PoolVariables(BaseModel):
     quarantine: Time = Field(_UNSAID, serialization_alias="quarantine_seconds")
     periods: tuple[Annotated[Period, PlainValidator(period_from)], ...] = Field(_UNSAID)
     placement: Placement = Field(_UNSAID)
+    seals: Seals = Field(_UNSAID)
+    traces: Annotated[tuple[TraceProfile, ...], Field(min_length=1)] = Field(_UNSAID)
+    disclosure: Disclosure = Field(_UNSAID)
+    max_open_files: Count = Field(_UNSAID)
+    max_scratch: Size = Field(_UNSAID, serialization_alias="max_scratch_bytes")
+    max_output_files: Count = Field(_UNSAID)
+    max_output_depth: Count = Field(_UNSAID)
+    layers: Name = Field(_UNSAID)
+    debian_packages: tuple[Name, ...] = Field(_UNSAID)
+    layer_sources: Annotated[LayerSources, PlainValidator(sources_from)] = Field(_UNSAID)
 
 
 def pool_from(name: str, variables: Mapping[str, Any]) -> Pool:

@@ -3,16 +3,28 @@ JSON's ASCII escapes keep them."""
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from datetime import datetime
 from typing import Any, assert_never
 
-from orchestrator.domain.outcome import Exited, Lost, Outcome, OutOfMemory, Reason, Signaled, TimedOut, Verdict
+from orchestrator.domain.outcome import (
+    DiskFull,
+    Exited,
+    Lost,
+    Outcome,
+    OutOfMemory,
+    Reason,
+    Signaled,
+    TimedOut,
+    Verdict,
+)
 from orchestrator.domain.task import (
     Delivery,
     Entrypoint,
     InputSpec,
     Limits,
+    Packages,
     Stage,
     TaskSpec,
     TaskState,
@@ -28,15 +40,13 @@ def spec_to_json(spec: TaskSpec) -> Json:
         "pool": spec.pool,
         "command": list(spec.command),
         "entrypoint": spec.entrypoint.value,
-        "inputs": [{"source": i.source, "dest": i.dest, "blob": i.blob} for i in spec.inputs],
+        "inputs": [dataclasses.asdict(each) for each in spec.inputs],
         "outputs": list(spec.outputs),
         "environment": dict(spec.environment),
-        "limits": {
-            "timeout_seconds": spec.limits.timeout_seconds,
-            "memory_bytes": spec.limits.memory_bytes,
-            "processes": spec.limits.processes,
-        },
+        "limits": dataclasses.asdict(spec.limits),
         "trace": spec.trace.value,
+        "seal": spec.seal,
+        "packages": {"requirements": spec.packages.requirements, "debian": list(spec.packages.debian)},
         "name": spec.name,
         "terms": terms_to_json(spec.terms),
     }
@@ -67,15 +77,19 @@ def terms_from_json(data: Mapping[str, Any]) -> Terms:
 
 
 def spec_from_json(data: Mapping[str, Any]) -> TaskSpec:
+    """What is not there is as it was before there was such a thing."""
+    packages = data.get("packages", {})
     return TaskSpec(
         pool=data["pool"],
         command=tuple(data["command"]),
         entrypoint=Entrypoint(data["entrypoint"]),
-        inputs=tuple(InputSpec(i["source"], i["dest"], i["blob"]) for i in data["inputs"]),
+        inputs=tuple(InputSpec(**each) for each in data["inputs"]),
         outputs=tuple(data["outputs"]),
         environment=dict(data["environment"]),
         limits=Limits(**data["limits"]),
         trace=TraceProfile(data["trace"]),
+        seal=data.get("seal", ""),
+        packages=Packages(packages.get("requirements", ""), tuple(packages.get("debian", ()))),
         name=data["name"],
         terms=terms_from_json(data.get("terms", {})),
     )
@@ -87,8 +101,10 @@ def outcome_to_json(outcome: Outcome) -> Json:
             return {"kind": "exited", "code": code}
         case Signaled(name):
             return {"kind": "signaled", "name": name}
-        case OutOfMemory(limit_bytes):
-            return {"kind": "out_of_memory", "limit_bytes": limit_bytes}
+        case OutOfMemory(limit_bytes, peak_bytes):
+            return {"kind": "out_of_memory", "limit_bytes": limit_bytes, "peak_bytes": peak_bytes}
+        case DiskFull(where, limit_bytes, code):
+            return {"kind": "disk_full", "where": where, "limit_bytes": limit_bytes, "code": code}
         case TimedOut(seconds):
             return {"kind": "timed_out", "seconds": seconds}
         case Lost(why):
@@ -104,7 +120,9 @@ def outcome_from_json(data: Mapping[str, Any]) -> Outcome:
         case {"kind": "signaled", "name": str(name)}:
             return Signaled(name)
         case {"kind": "out_of_memory", "limit_bytes": int(limit_bytes)}:
-            return OutOfMemory(limit_bytes)
+            return OutOfMemory(limit_bytes, data.get("peak_bytes"))
+        case {"kind": "disk_full", "where": str(where), "limit_bytes": int(limit_bytes), "code": int(code)}:
+            return DiskFull(where, limit_bytes, code)
         case {"kind": "timed_out", "seconds": seconds}:
             return TimedOut(float(seconds))
         case {"kind": "lost", "why": str(why)}:

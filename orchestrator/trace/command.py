@@ -24,6 +24,8 @@ def traced(profile: TraceProfile, *, output: str, user: str = "task") -> tuple[s
     >>> traced(TraceProfile.AUDIT, output="/t")[:4]
     ('strace', '-D', '-f', '-I')
     """
+    if profile is TraceProfile.NONE:
+        return ("setpriv", f"--reuid={user}", f"--regid={user}", "--init-groups", "--")
     words = ["strace", "-D", "-f", "-I", "never", "-u", user, "-A", "-o", output]
     words.append("--absolute-timestamps=format:unix,precision:us")
     match profile:

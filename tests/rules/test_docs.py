@@ -18,7 +18,8 @@ import typer
 from orchestrator.cli import app
 from orchestrator.domain import errors
 from orchestrator.domain.errors import MayflyError
-from orchestrator.domain.pool import Pool, Warm
+from orchestrator.domain.pool import LayerSources, Pool, Warm
+from orchestrator.domain.seal import Seal
 from orchestrator.domain.task import Stage
 from orchestrator.guest import errors as guest_errors
 from orchestrator.localcloud.knobs import CloudSettings
@@ -180,7 +181,10 @@ def test_the_variables_of_a_pool_and_their_defaults() -> None:
         default = defaults[alias]
         match spans(told[variable]):
             case []:
-                assert default in (dataclasses.MISSING, None, ()), variable
+                assert default in (dataclasses.MISSING, None, (), "", LayerSources()), variable
+            case [text] if isinstance(default, tuple):
+                listed = ", ".join(each.name if isinstance(each, Seal) else str(each) for each in default)
+                assert text == f"[{listed}]", variable
             case [text] if alias.endswith("_bytes"):
                 assert size_in_bytes(text) == default, variable
             case [text] if alias.endswith("_seconds"):
