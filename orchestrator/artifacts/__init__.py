@@ -1,6 +1,7 @@
 """The blob store: inputs, outputs, logs, traces."""
 
 from orchestrator.artifacts.archive import Artifacts, AttemptLogs, LogName, StagedEntry
+from orchestrator.artifacts.documents import DocumentName
 from orchestrator.artifacts.logs import Log, LogState, LogWriter
 from orchestrator.artifacts.outputs import OutputsWriter, OutputWriter
 from orchestrator.artifacts.patience import WhenFull
@@ -10,6 +11,7 @@ from orchestrator.artifacts.upkeep import Swept
 __all__ = [
     "Artifacts",
     "AttemptLogs",
+    "DocumentName",
     "Entry",
     "EntryKind",
     "Log",

@@ -3,6 +3,7 @@
 root/blobs/ab/ab12…            contents by sha256
 root/attempts/TASK/N/stdout    logs of an attempt: stdout, stderr, trace, console
 root/attempts/TASK/N/outputs.json
+root/attempts/TASK/N/findings.json, receipt.json
 root/tmp                       what is being written
 root/lock                      held while a blob is made young or taken away
 """
@@ -15,10 +16,11 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from orchestrator.artifacts.blobs import Blobs
 from orchestrator.artifacts.disk import full_told, make_folder, write_whole
+from orchestrator.artifacts.documents import DocumentName, keep_document, read_document
 from orchestrator.artifacts.export import check_target, export
 from orchestrator.artifacts.intake import read_tree
 from orchestrator.artifacts.logs import DEFAULT_LIMIT_BYTES, Log, LogWriter
@@ -138,6 +140,20 @@ class Artifacts:
             return Tree.from_json((self._folder(task_id, number) / "outputs.json").read_bytes())
         except FileNotFoundError:
             return None
+
+    def keep_json(self, task_id: str, number: int, name: DocumentName | str, data: Any) -> str:
+        """Put a JSON document beside an attempt's logs, in the place of any that was there; the sha256 of its file, in
+        hex. It is canonical: equal data has equal bytes. Raises ValueError for another name than DocumentName's, for
+        what is no JSON or too long, HostDiskFull."""
+        return keep_document(self.document(task_id, number, name), data, scratch=self.blobs.scratch)
+
+    def read_json(self, task_id: str, number: int, name: DocumentName | str) -> Any:
+        """What `keep_json` put there; None: nothing. Raises ValueError when it was damaged since."""
+        return read_document(self.document(task_id, number, name))
+
+    def document(self, task_id: str, number: int, name: DocumentName | str) -> Path:
+        """Where such a document is, or would be."""
+        return self._folder(task_id, number) / DocumentName(name)
 
     def check_target(self, target: Path) -> None:
         """Raise NotPossible unless `export` could write there now."""
