@@ -7,16 +7,19 @@ import difflib
 import logging
 import time
 from collections.abc import Callable
+from datetime import UTC, datetime
 from types import TracebackType
 
 from orchestrator.decide.admission import Capacity, QuotaRoom, stalled
 from orchestrator.domain.errors import NotFound, NotPossible
+from orchestrator.domain.outside import OutsideView
 from orchestrator.opennebula.cache import Cache
 from orchestrator.opennebula.capacity import Pending, PendingSince, host_rooms, read_pending, read_quotas
 from orchestrator.opennebula.client import Client, OnRequest
 from orchestrator.opennebula.ending import Ender
 from orchestrator.opennebula.making import Maker
 from orchestrator.opennebula.objects import CloudVm, Host, ImageVersion, Network, VmRequest
+from orchestrator.opennebula.outside import read_outside
 from orchestrator.opennebula.render import Renderer
 from orchestrator.opennebula.sights import Sight
 from orchestrator.opennebula.stuck import StuckVm, suspects
@@ -267,6 +270,14 @@ class Cloud:
         vm = CloudVm.read(await self.client.ask("vm.info", vm_id))
         self._watch.note(Sight.of(vm), began)
         return vm
+
+    async def outside_view(self, vm_id: int) -> OutsideView:
+        """What OpenNebula says of the VM's NICs and of the rules of their security groups, now; one request.
+
+        Never without a NIC: raises CloudMissing when the VM is DONE or unknown, CloudError when what is said cannot be
+        read, CloudUnreachable when nothing is said.
+        """
+        return read_outside(await self.client.ask("vm.info", vm_id), vm_id, datetime.now(UTC))
 
     async def vms(self, installation: str | None = None, *, done: bool = False) -> list[CloudVm]:
         """The account's own VMs, in one call, newest first: those tagged with this MAYFLY_INSTALLATION, or all.
