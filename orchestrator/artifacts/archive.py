@@ -24,7 +24,7 @@ from orchestrator.artifacts.documents import DocumentName, keep_document, read_d
 from orchestrator.artifacts.export import check_target, export
 from orchestrator.artifacts.intake import read_tree
 from orchestrator.artifacts.logs import DEFAULT_LIMIT_BYTES, Log, LogWriter
-from orchestrator.artifacts.outputs import MAX_FILES, OutputsWriter, collecting
+from orchestrator.artifacts.outputs import MAX_DEPTH, MAX_FILES, OutputsWriter, collecting
 from orchestrator.artifacts.patience import Patience, WhenFull
 from orchestrator.artifacts.trees import Entry, EntryKind, Tree
 from orchestrator.artifacts.upkeep import DAY_SECONDS, Swept, remove_folder, sweep
@@ -81,11 +81,18 @@ class AttemptLogs:
         write_whole(self.console.path, data, scratch=self._blobs.scratch)
 
     def outputs(
-        self, *, max_files: int = MAX_FILES, max_bytes: int | None = None
+        self, *, max_files: int = MAX_FILES, max_depth: int = MAX_DEPTH, max_bytes: int | None = None
     ) -> AbstractAsyncContextManager[OutputsWriter]:
-        """Take outputs; the manifest is written at the end of the block: see `outputs.collecting`."""
-        manifest = self._folder / "outputs.json"
-        return collecting(manifest, self._blobs, max_files=max_files, max_bytes=max_bytes, patience=self._patience)
+        """Take outputs, at most so many, so many folders deep and of so many bytes in all; the manifest is written at
+        the end of the block: see `outputs.collecting`."""
+        return collecting(
+            self._folder / "outputs.json",
+            self._blobs,
+            max_files=max_files,
+            max_depth=max_depth,
+            max_bytes=max_bytes,
+            patience=self._patience,
+        )
 
 
 class Artifacts:

@@ -15,12 +15,19 @@ from typing import Protocol
 
 from orchestrator.artifacts.blobs import Blobs, BlobWriter
 from orchestrator.artifacts.disk import full_told, locked, write_whole
+from orchestrator.artifacts.media import HEAD_BYTES, media_type
 from orchestrator.artifacts.names import checked_path
 from orchestrator.artifacts.patience import Patience
 from orchestrator.artifacts.trees import Entry, EntryKind, Tree
 from orchestrator.domain.errors import StagingFailed, Unstageable
 
 MAX_FILES = 100_000
+MAX_DEPTH = 2000
+"""No path that is taken at all has more folders: see `names.LONGEST_PATH`."""
+
+
+_Names = dict[str, "_Names | None"]
+"""What is in a folder: folders, and None for a file. It is as large as the names that it holds, however deep."""
 
 
 class NamedFile(Protocol):
@@ -58,12 +65,14 @@ class OutputWriter:
         self._outputs = outputs
         self._context, self._blob = begun
         self._patience = patience
+        self._head = b""
         self._open = True
 
     async def write(self, data: bytes) -> None:
         """Raises HostDiskFull, StagingFailed when all outputs together are over their limit."""
         self._outputs.count(len(data))
         await self._patience.through(partial(self._blob.write, data))
+        self._head += data[: HEAD_BYTES - len(self._head)]
 
     @property
     def sha256(self) -> str:
@@ -76,7 +85,10 @@ class OutputWriter:
             self.close()
             raise StagingFailed(f"output {self._path!r} came out changed: its sha256 is not the machine's")
         blob_id = await self._patience.through(self._blob.commit)
-        self._outputs.add(Entry(self._path, EntryKind.FILE, self._mode, self._blob.size, blob_id))
+        kind = media_type(self._head)
+        self._outputs.add(
+            Entry(self._path, EntryKind.FILE, self._mode, self._blob.size, blob_id, media_type=kind),
+        )
         self.close()
 
     async def abort(self) -> None:
@@ -93,20 +105,23 @@ class OutputWriter:
 class OutputsWriter:
     """Takes outputs one by one. Names are the machine's, so they are checked here, whoever checked them before."""
 
-    def __init__(self, blobs: Blobs, *, max_files: int, max_bytes: int | None, patience: Patience) -> None:
+    def __init__(
+        self, blobs: Blobs, *, max_files: int, max_depth: int, max_bytes: int | None, patience: Patience
+    ) -> None:
         self._blobs = blobs
         self._patience = patience
         self._max_files = max_files
+        self._max_depth = max_depth
         self._max_bytes = max_bytes
         self._bytes = 0
         self._opened: list[OutputWriter] = []
-        self._names: set[str] = set()
-        self._folders: set[str] = set()
+        self._taken = 0
+        self._names: _Names = {}
         self.entries: list[Entry] = []
 
     async def open(self, entry: NamedFile) -> OutputWriter:
         """Begin an output. Raises StagingFailed for a name that is bad, twice there or both file and folder, and for
-        too many; HostDiskFull."""
+        too many or too deep; HostDiskFull."""
         self._name(entry)
         writer = OutputWriter(entry, self, await self._patience.through(self._begin), self._patience)
         self._opened.append(writer)
@@ -124,7 +139,8 @@ class OutputsWriter:
             except StagingFailed as error:
                 wrong = error
                 break
-            entries.append(Entry(path, EntryKind.FILE, each.entry.mode & 0o777, len(each.data), each.sha256))
+            facts = path, EntryKind.FILE, each.entry.mode & 0o777, len(each.data), each.sha256
+            entries.append(Entry(*facts, media_type=media_type(each.data)))
         contents = [each.data for each in files[: len(entries)]]
         ids = await self._patience.through(partial(self._blobs.put_all, contents))
         for entry, blob_id in zip(entries, ids, strict=True):
@@ -138,14 +154,19 @@ class OutputsWriter:
     def _name(self, entry: NamedFile) -> str:
         """Its path, taken from now on."""
         path = checked_path(entry.path)
-        parts = path.split("/")
-        above = {"/".join(parts[:n]) for n in range(1, len(parts))}
-        if path in self._names or path in self._folders or above & self._names:
-            raise Unstageable(f"output {path!r} is there twice")
-        if len(self._names) >= self._max_files:
+        *above, name = path.split("/")
+        if len(above) > self._max_depth:
+            shown = repr(path[:200])
+            raise Unstageable(f"output {shown} is {len(above)} folders deep; at most {self._max_depth} are taken")
+        if self._taken >= self._max_files:
             raise Unstageable(f"more than {self._max_files} outputs")
-        self._names.add(path)
-        self._folders |= above
+        folder: _Names | None = self._names
+        for part in above:
+            folder = None if folder is None else folder.setdefault(part, {})
+        if folder is None or name in folder:
+            raise Unstageable(f"output {path!r} is there twice")
+        folder[name] = None
+        self._taken += 1
         return path
 
     def _begin(self) -> tuple[AbstractContextManager[BlobWriter], BlobWriter]:
@@ -201,6 +222,7 @@ async def collecting(
     blobs: Blobs,
     *,
     max_files: int = MAX_FILES,
+    max_depth: int = MAX_DEPTH,
     max_bytes: int | None = None,
     patience: Patience | None = None,
 ) -> AsyncIterator[OutputsWriter]:
@@ -212,7 +234,7 @@ async def collecting(
     patience = patience or Patience()
     turn = _Turn(manifest)
     await patience.through(turn.take)
-    writer = OutputsWriter(blobs, max_files=max_files, max_bytes=max_bytes, patience=patience)
+    writer = OutputsWriter(blobs, max_files=max_files, max_depth=max_depth, max_bytes=max_bytes, patience=patience)
     complete = False
     try:
         yield writer

@@ -26,7 +26,8 @@ class Entry:
     """One name in a tree.
 
     path: relative to the tree's root, '/' between names; empty for the root itself.
-    mode: permission bits (0 to 0o777). size in bytes and sha256: of files. target: of symlinks.
+    mode: permission bits (0 to 0o777). size in bytes and sha256: of files. target: of symlinks. media_type: of an
+    output, told from its content (see `media`); "" of inputs, and of outputs taken before it was told.
     """
 
     path: str
@@ -35,6 +36,7 @@ class Entry:
     size: int = 0
     sha256: str = ""
     target: str = ""
+    media_type: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +81,8 @@ def _entry(entry: Entry) -> dict[str, Any]:
     match entry.kind:
         case EntryKind.FILE:
             data |= {"size": entry.size, "sha256": entry.sha256}
+            if entry.media_type:
+                data["media_type"] = entry.media_type
         case EntryKind.SYMLINK:
             data |= {"target": entry.target}
         case EntryKind.DIRECTORY:

@@ -15,6 +15,7 @@ from orchestrator.cli import output
 from orchestrator.cli.entry import perform
 from orchestrator.cli.submission import AsJson
 from orchestrator.cli.tasks import TaskId
+from orchestrator.domain.display import shown_name
 from orchestrator.domain.errors import NotPossible
 from orchestrator.reports.task import manifest_of, trace_summary
 from orchestrator.settings import Settings
@@ -37,7 +38,7 @@ def results(
             output.as_json(manifest_of(tree))
             return
         for entry in tree.files:
-            output.say(f"{folder / output.printable(entry.path)}  {output.size(entry.size)}")
+            output.say(f"{folder}/{shown_name(entry.path)}  {output.size(entry.size)}  {entry.media_type}")
 
     perform(work())
 

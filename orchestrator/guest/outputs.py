@@ -23,8 +23,14 @@ Progress = Callable[[int, int], None]
 STALLED_SECONDS = 120.0
 MAX_PATH = 4000
 MAX_ENTRIES = 100_000
+MAX_LISTING = 1 << 25
+"""Bytes of names and what is said of them, in all: a listing is held in memory, and takes a few times as much there."""
 GATHERED_BYTES, GATHERED_FILES = 1 << 22, 512
 """Small files are put away when there are so many."""
+
+
+_LEAST_ABOUT = 64
+"""What a frame counts for, however little is in it: one that is empty is not asked for again and again."""
 
 
 class OutputKind(Enum):
@@ -90,11 +96,16 @@ class OutputSink(Protocol):
 
 
 async def read_listing(attendant: Attendant, most: int) -> tuple[OutputEntry, ...]:
-    """Ask for every entry of /task/out. Raises StagingFailed when there are more than `most`, or a name is too long."""
+    """Ask for every entry of /task/out. Raises StagingFailed when there are more than `most`, a name is too long, or
+    all are."""
     await attendant.send(b"list %d\n" % most)
     entries: list[OutputEntry] = []
+    heard = 0
     while True:
         kind, payload = await _frame(attendant)
+        heard += _LEAST_ABOUT + len(payload)
+        if heard > MAX_LISTING:
+            raise Unstageable(f"the names of the outputs are more than {MAX_LISTING} bytes")
         match kind:
             case b"l":
                 entries += [_entry(line) for line in payload.split(b"\0")[:-1]]
@@ -243,7 +254,7 @@ class Taking:
         while True:
             kind, payload = await _frame(attendant)
             match kind:
-                case b"d":
+                case b"d" if payload:
                     if half.done + len(payload) > half.size:
                         raise StepFailed("the guest sent more of a file than it announced")
                     await half.writer.write(payload)

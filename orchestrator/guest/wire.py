@@ -90,6 +90,10 @@ def programs(name: str) -> bytes:
     return b"programs %s %d\n" % (MAGIC_NUMBER.hex().encode(), len(whole)) + whole
 
 
+def _verb(text: str) -> str:
+    return text.split(maxsplit=3)[2]
+
+
 def _first_line(verb: str, words: Sequence[str]) -> str:
     if any("\n" in word for word in words):
         raise ValueError("a word of a request holds a newline")
@@ -117,11 +121,15 @@ async def step(connection: asyncssh.SSHClientConnection, text: str) -> AsyncIter
 
 
 async def ask(connection: asyncssh.SSHClientConnection, text: str) -> Process:
-    """Start a step. The caller closes it. Raises Dropped."""
+    """Start a step. The caller closes it. Raises Dropped; StepFailed when the guest does not take it."""
     command: Any = text.encode(errors="surrogateescape")  # asyncssh takes bytes as well, though its types do not say so
+    limit = asyncio.timeout(STEP_SECONDS)
     try:
-        return await connection.create_process(command, encoding=None)
+        async with limit:
+            return await connection.create_process(command, encoding=None)
     except LOST as error:
+        if limit.expired():
+            raise StepFailed(f"the guest did not take {_verb(text)} within {STEP_SECONDS:g} s") from error
         raise Dropped(str(error)) from error
 
 
@@ -132,7 +140,7 @@ async def run(
 
     Raises Dropped when the connection drops; StepFailed when it writes more, is killed, or takes over `within` seconds.
     """
-    verb = text.split(maxsplit=3)[2]
+    verb = _verb(text)
     try:
         async with asyncio.timeout(within), step(connection, text) as process:
             process.stdin.write_eof()

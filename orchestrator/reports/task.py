@@ -12,6 +12,7 @@ from datetime import datetime
 from typing import Any
 
 from orchestrator.artifacts import Artifacts, Log, LogName, Tree
+from orchestrator.domain.display import shown_name
 from orchestrator.domain.vm import VmState
 from orchestrator.reports.ended import end_of, queued_at
 from orchestrator.reports.waiting import Standing, is_canceling, standing_json
@@ -128,11 +129,19 @@ def _log(name: LogName, log: Log) -> Report:
 
 
 def manifest_of(tree: Tree) -> Report:
-    """The outputs of an attempt: `complete`, and of each file its path, size in bytes, permission bits and sha256."""
+    """The outputs of an attempt: `complete`, and of each file its path, the same as a person may see it, size in bytes,
+    permission bits, sha256, and media type as its content has it."""
     return {
         "complete": tree.complete,
         "files": [
-            {"path": file.path, "size": file.size, "mode": f"{file.mode:04o}", "sha256": file.sha256}
+            {
+                "path": file.path,
+                "shown": shown_name(file.path),
+                "size": file.size,
+                "mode": f"{file.mode:04o}",
+                "sha256": file.sha256,
+                "media_type": file.media_type or None,
+            }
             for file in tree.files
         ],
     }

@@ -16,6 +16,7 @@ from orchestrator.domain.pool import Pool
 from orchestrator.domain.task import Delivery, Stage, TaskSpec
 from orchestrator.domain.vm import VmState
 from orchestrator.guest import (
+    MAX_ENTRIES,
     TRACE_PATH,
     Arming,
     Guest,
@@ -190,13 +191,16 @@ async def stage_out(guest: Guest, outcome: Outcome, progress: Progress) -> tuple
 async def _take_outputs(guest: Guest, progress: Progress) -> tuple[str, ...]:
     # nobody asked for outputs: then what is there, however much or odd, is no reason for anything
     wanted = progress.task.spec.outputs
-    found = {entry.path: entry for entry in await guest.list_outputs()} if wanted else {}
+    pool = progress.pool
+    most = max(MAX_ENTRIES, pool.max_output_files)  # the others need not come out, and yet are there
+    found = {entry.path: entry for entry in await guest.list_outputs(most)} if wanted else {}
     matched = match(wanted, [path for path, entry in found.items() if entry.kind is not OutputKind.DIRECTORY])
-    async with progress.logs.outputs() as sink:
+    takes = {"max_files": pool.max_output_files, "max_depth": pool.max_output_depth}
+    async with progress.logs.outputs(**takes, max_bytes=pool.max_output_bytes) as sink:
         await guest.stage_out(
             [found[path] for path in matched.paths],
             sink,
-            limit_bytes=progress.pool.max_output_bytes,
+            limit_bytes=pool.max_output_bytes,
             progress=lambda done, total: progress.transfer("out", done, total),
         )
     return matched.complaints

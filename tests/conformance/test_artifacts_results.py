@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import os
 import stat
+import tracemalloc
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -245,6 +246,10 @@ async def test_too_many_and_too_large_outputs_are_refused(artifacts: Artifacts, 
         async with attempt.outputs(max_files=2) as sink:
             for n in range(3):
                 await (await sink.open(File(str(n)))).commit(sha(b""))
+    with pytest.raises(StagingFailed, match=r"'a/b/c/d' is 3 folders deep; at most 2 are taken"):
+        async with attempt.outputs(max_depth=2) as sink:
+            for path in ("a/b/c", "a/b/c/d"):
+                await (await sink.open(File(path))).commit(sha(b""))
     with pytest.raises(StagingFailed, match="larger than 10 bytes"):
         async with attempt.outputs(max_bytes=10) as sink:
             for n in range(3):
@@ -253,6 +258,47 @@ async def test_too_many_and_too_large_outputs_are_refused(artifacts: Artifacts, 
                 await writer.commit(sha(b"12345"))
     tree = artifacts.outputs(TASK, 1)
     assert tree is not None and not tree.complete and tree.size == 10
+
+
+async def test_many_deep_names_take_no_more_memory_than_they_are_long(attempt: AttemptLogs) -> None:
+    deep = ["/".join([f"{n:0120d}"] * 32) for n in range(400)]
+    tracemalloc.start()
+    try:
+        async with attempt.outputs() as sink:
+            await sink.put([Whole(File(path), b"") for path in deep])
+            assert tracemalloc.get_traced_memory()[1] < 16 * 2**20
+    finally:
+        tracemalloc.stop()
+
+
+async def test_the_manifest_says_of_each_output_what_its_content_is(artifacts: Artifacts, attempt: AttemptLogs) -> None:
+    image = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR" + bytes(20_000)
+    async with attempt.outputs() as sink:
+        await sink.put([Whole(File("report.pdf"), b"a,b\n"), Whole(File("none"), b"")])
+        writer = await sink.open(File("table.csv"))
+        for at in range(0, len(image), 3):  # however it comes
+            await writer.write(image[at : at + 3])
+        await writer.commit(sha(image))
+    tree = artifacts.outputs(TASK, 1)
+    assert tree is not None
+    assert {entry.path: entry.media_type for entry in tree.files} == {
+        "report.pdf": "text/plain",
+        "none": "application/x-empty",
+        "table.csv": "image/png",
+    }
+
+
+async def test_a_manifest_from_before_content_was_told_is_read(artifacts: Artifacts, attempt: AttemptLogs) -> None:
+    await collect(attempt, {"a": b"1"})
+    [manifest] = artifacts.root.rglob("outputs.json")
+    old = manifest.read_bytes().replace(b'"media_type":"text/plain",', b"")
+    assert b"media_type" not in old
+    manifest.write_bytes(old)
+    tree = artifacts.outputs(TASK, 1)
+    assert tree is not None
+    [entry] = tree.files
+    assert (entry.path, entry.size, entry.sha256, entry.media_type) == ("a", 1, sha(b"1"), "")
+    assert tree.to_json() == old
 
 
 async def test_an_output_that_changed_on_the_way_or_was_aborted_is_not_kept(

@@ -321,3 +321,29 @@ async def test_outputs_of_nothing_are_refused() -> None:
     async with simulated() as (guest, _):
         with pytest.raises(StepFailed, match="nothing was started"):
             await guest.list_outputs()
+
+
+@pytest.mark.parametrize(
+    ("answer", "complaint"),
+    [
+        (frame(b"l") * 8, "names of the outputs are more than 500 bytes"),
+        (frame(b"l", b"f 644 1 0 " + b"x" * 200 + b"\0") * 2, "names of the outputs are more than 500 bytes"),
+    ],
+)
+async def test_a_listing_is_bounded_however_it_comes(
+    answer: bytes, complaint: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("orchestrator.guest.outputs.MAX_LISTING", 500)
+    async with misbehaving(stays_after(STARTED + RECORD + answer)) as (guest, _):
+        await guest.start(launch("x"))
+        await guest.follow(*Sinks())
+        with pytest.raises(StagingFailed, match=complaint):
+            await guest.list_outputs()
+
+
+async def test_a_file_that_comes_in_pieces_of_nothing_is_refused() -> None:
+    async with misbehaving(stays_after(STARTED + RECORD + frame(b"f", b"1") + frame(b"d"))) as (guest, _):
+        await guest.start(launch("x"))
+        await guest.follow(*Sinks())
+        with pytest.raises(StepFailed, match="in the middle of a file"):
+            await guest.stage_out([file("f")], MemoryOutputs(), limit_bytes=10)

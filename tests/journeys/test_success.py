@@ -14,6 +14,11 @@ from orchestrator.reports.text import lines
 from tests.journeys.house import House
 
 
+def file(path: str, data: bytes, media_type: str) -> dict[str, object]:
+    facts = {"path": path, "shown": path, "size": len(data), "mode": "0644", "media_type": media_type}
+    return {**facts, "sha256": hashlib.sha256(data).hexdigest()}
+
+
 async def test_from_submit_to_report(house: House, tmp_path: Path, capsys) -> None:
     data = tmp_path / "data"
     (data / "empty").mkdir(parents=True)
@@ -37,8 +42,8 @@ async def test_from_submit_to_report(house: House, tmp_path: Path, capsys) -> No
     assert attempt["outputs"] == {
         "complete": True,
         "files": [
-            {"path": "plots/a.png", "size": 70000, "mode": "0644", "sha256": hashlib.sha256(bytes(70000)).hexdigest()},
-            {"path": "table.csv", "size": 4, "mode": "0644", "sha256": hashlib.sha256(b"1,2\n").hexdigest()},
+            file("plots/a.png", bytes(70000), "application/octet-stream"),
+            file("table.csv", b"1,2\n", "text/plain"),
         ],
     }
     assert attempt["machine"]["kernel"] == "simulated"
