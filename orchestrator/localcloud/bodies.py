@@ -26,7 +26,6 @@ from orchestrator.localcloud.model import (
     Image,
     ImageState,
     Network,
-    Owned,
     SecurityGroup,
     Vm,
     VmTemplate,
@@ -100,19 +99,25 @@ def datastore_body(store: Store, datastore: Datastore, directory: Path) -> str:
     )
 
 
-def _vm_lists(thing: Owned, users: Iterable[int]) -> str:
-    return ids("UPDATED_VMS", users) + (
-        "<OUTDATED_VMS></OUTDATED_VMS><UPDATING_VMS></UPDATING_VMS><ERROR_VMS></ERROR_VMS>"
+def _vm_lists(updated: Iterable[int], updating: Iterable[int] = (), failed: Iterable[int] = ()) -> str:
+    return "".join(
+        (
+            ids("UPDATED_VMS", updated),
+            "<OUTDATED_VMS></OUTDATED_VMS>",
+            ids("UPDATING_VMS", updating),
+            ids("ERROR_VMS", failed),
+        )
     )
 
 
 def security_group_body(store: Store, group: SecurityGroup) -> str:
-    users = [vm.oid for vm in store.vms if vm.etime == 0 and group.oid in security_group_ids(vm)]
+    users = {vm.oid for vm in store.vms if vm.etime == 0 and group.oid in security_group_ids(vm)}
+    updating, failed = users.intersection(group.updating_vms), users.intersection(group.error_vms)
     return element(
         "SECURITY_GROUP",
         owner_xml(group),
         permissions_xml(group.permissions),
-        _vm_lists(group, users),
+        _vm_lists(sorted(users - updating - failed), sorted(updating), sorted(failed)),
         template_xml("TEMPLATE", group.template),
     )
 
@@ -189,7 +194,7 @@ def network_body(network: Network, *, with_leases: bool = True) -> str:
         "<OUTER_VLAN_ID/><VLAN_ID_AUTOMATIC>0</VLAN_ID_AUTOMATIC><OUTER_VLAN_ID_AUTOMATIC>0</OUTER_VLAN_ID_AUTOMATIC>",
         element("USED_LEASES", sum(len(item.leases) for item in network.ranges)),
         "<VROUTERS></VROUTERS>",
-        _vm_lists(network, users),
+        _vm_lists(users),
         template_xml("TEMPLATE", network.template),
         element("AR_POOL", *ranges),
     )

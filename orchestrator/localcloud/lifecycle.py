@@ -16,7 +16,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from orchestrator.localcloud import clones, history
+from orchestrator.localcloud import clones, history, security_groups
 from orchestrator.localcloud.cloud import Cloud, log, now
 from orchestrator.localcloud.graveyard import Graveyard
 from orchestrator.localcloud.hypervisors import HypervisorError, MachineSpec, Power
@@ -158,6 +158,7 @@ class Lifecycle:
         with self.cloud.lock:
             if (vm := self.still(vm_id, boot)) is not None:
                 vm.deploy_id = deploy_id
+                security_groups.booted(self.cloud, vm)
                 self.move(vm, VmState.ACTIVE, Lcm.RUNNING)
 
     def begin_boot(self, vm: Vm, boot: Lcm) -> None:

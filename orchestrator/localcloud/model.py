@@ -207,9 +207,14 @@ class Image(Owned):
 
 @dataclass(slots=True)
 class SecurityGroup(Owned):
+    """`updating_vms`: the driver is about to give them the rules; `error_vms`: it could not."""
+
     kind: ClassVar[str] = "security group"
     auth_name: ClassVar[str] = "SECGROUP"
     element: ClassVar[str] = "SECURITY_GROUP"
+
+    updating_vms: list[int] = field(default_factory=list)
+    error_vms: list[int] = field(default_factory=list)
 
 
 @dataclass(slots=True)

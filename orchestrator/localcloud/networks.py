@@ -1,4 +1,4 @@
-"""Virtual networks and security groups."""
+"""Virtual networks."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from orchestrator.localcloud import bodies, edits, leases, names
 from orchestrator.localcloud.calls import Caller, Calls
 from orchestrator.localcloud.cloud import Cloud
 from orchestrator.localcloud.markup import element
-from orchestrator.localcloud.model import Network, SecurityGroup
+from orchestrator.localcloud.model import Network
 from orchestrator.localcloud.pools import page, visible
 from orchestrator.localcloud.refusals import internal, wrong_state
 from orchestrator.localcloud.template import Template, TemplateError, parse, text_of, vectors
@@ -155,63 +155,3 @@ def delete(cloud: Cloud, caller: Caller, vnet_id: int) -> int:
         raise wrong_state("Cannot delete virtual network. Can not remove a virtual network with leases in use")
     cloud.store.networks.delete(vnet_id)
     return vnet_id
-
-
-@calls.add("one.secgroup.allocate", "s")
-def allocate_group(cloud: Cloud, caller: Caller, text: str) -> int:
-    caller.require_create("SECGROUP")
-    template = parsed(text)
-    name = text_of(template, "NAME")
-    names.check(name)
-    names.check_free(name, cloud.store.security_groups, owner=caller.user.oid, word="SECGROUP")
-    for rule in vectors(template, "RULE"):
-        if rule.get("RULE_TYPE", "").upper() not in ("INBOUND", "OUTBOUND"):
-            raise internal("Wrong or missing RULE_TYPE, it must be inbound or outbound")
-        if rule.get("PROTOCOL", "").upper() not in ("ALL", "TCP", "UDP", "ICMP", "ICMPV6", "IPSEC"):
-            raise internal("Wrong or missing PROTOCOL")
-    group = SecurityGroup(
-        cloud.store.security_groups.next_id(),
-        name,
-        {key: values for key, values in template.items() if key != "NAME"},
-        uid=caller.user.oid,
-        gid=caller.user.gid,
-        uname=caller.user.name,
-        gname=caller.gname,
-    )
-    cloud.store.security_groups.save(group)
-    return group.oid
-
-
-@calls.add("one.secgroup.info", "i|b")
-def info_group(cloud: Cloud, caller: Caller, group_id: int, _decrypt: bool = False) -> str:
-    group = cloud.store.security_groups.get(group_id)
-    caller.require(("USE", group))
-    return bodies.security_group_body(cloud.store, group)
-
-
-@calls.add("one.secgrouppool.info", "iii")
-def group_pool_info(cloud: Cloud, caller: Caller, flag: int, start: int, end: int) -> str:
-    shown = page(visible(caller, cloud.store.security_groups, flag), start, end)
-    return element("SECURITY_GROUP_POOL", *(bodies.security_group_body(cloud.store, group) for group in shown))
-
-
-@calls.add("one.secgroup.update", "isi")
-def update_group(cloud: Cloud, caller: Caller, group_id: int, text: str, how: int) -> int:
-    """New VMs get the new rules; running ones keep what they were started with."""
-    group = cloud.store.security_groups.get(group_id)
-    caller.require(("MANAGE", group))
-    group.template = edits.updated(group.template, text, how)
-    cloud.store.security_groups.save(group)
-    return group_id
-
-
-@calls.add("one.secgroup.delete", "i")
-def delete_group(cloud: Cloud, caller: Caller, group_id: int) -> int:
-    group = cloud.store.security_groups.get(group_id)
-    caller.require(("MANAGE", group))
-    if group_id == 0:
-        raise wrong_state("Cannot delete security group. The default security group (ID 0) cannot be deleted.")
-    if any(group_id in bodies.security_group_ids(vm) for vm in cloud.store.vms if vm.etime == 0):
-        raise wrong_state("Cannot delete security group. The security group has VMs using it")
-    cloud.store.security_groups.delete(group_id)
-    return group_id

@@ -25,6 +25,7 @@ from orchestrator.localcloud import (
     images,
     networks,
     replies,
+    security_groups,
     system,
     templates,
     troubles,
@@ -52,7 +53,20 @@ log = logging.getLogger(__name__)
 
 CALLS: dict[str, Call] = {
     name: call
-    for module in (alike, system, users, hosts, datastore_calls, images, networks, templates, vms, vm_work, hotplug)
+    for module in (
+        alike,
+        system,
+        users,
+        hosts,
+        datastore_calls,
+        images,
+        networks,
+        security_groups,
+        templates,
+        vms,
+        vm_work,
+        hotplug,
+    )
     for name, call in module.calls.table.items()
 }
 _LARGEST_REQUEST = 16 << 20

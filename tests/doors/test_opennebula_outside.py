@@ -3,15 +3,20 @@
 import re
 from datetime import UTC, datetime
 
+import pyone
 import pyone.bindings
 import pytest
 
 from orchestrator.domain.errors import CloudError, CloudMissing, CloudUnreachable
 from orchestrator.domain.outside import Direction, Nic, NicKind, Rule
+from orchestrator.localcloud.hypervisors.simulated import SimulatedHypervisor
+from orchestrator.localcloud.knobs import CloudSettings
+from orchestrator.localcloud.server import LocalCloud
 from orchestrator.opennebula import Cloud
 from orchestrator.opennebula.outside import read_outside
 from tests.replay_server import Misbehaviour, ReplayServer, recorded, transcript
 
+FAST = {"timeout": 5, "patience": 0.2, "poll_seconds": 0.01, "requests_per_second": 1000}
 NOW = datetime(2026, 1, 2, tzinfo=UTC)
 RUNNING, DONE = 26, 108
 ALL_RULES = {
@@ -167,7 +172,7 @@ def server():
 
 @pytest.fixture
 def cloud(server):
-    connected = Cloud(server.url, "a:b", timeout=5, patience=0.2, poll_seconds=0.01, requests_per_second=1000)
+    connected = Cloud(server.url, "a:b", **FAST)
     yield connected
     connected.close()
 
@@ -200,3 +205,75 @@ async def test_no_view(server, cloud, answer, error):
     server.answers["one.vm.info"].append(answer)
     with pytest.raises(error):
         await cloud.outside_view(0)
+
+
+SSH = 'RULE=[PROTOCOL="TCP",RULE_TYPE="inbound",RANGE="22"]'
+SEALED_RULES = {Rule(100, "TCP", Direction.INBOUND, "22")}
+
+
+@pytest.fixture
+def home(tmp_path):
+    """Of a local cloud; what it simulates outlives a restart."""
+    hypervisor = SimulatedHypervisor()
+    yield lambda: LocalCloud(tmp_path / "cloud", hypervisor=hypervisor, knobs=CloudSettings(visible_delay=(0.0, 0.0)))
+    hypervisor.close()
+
+
+def begun(local, network):
+    """A client of the local cloud, and the id of a VM in the network with this id, which need not run for a view."""
+    one = pyone.OneServer(local.url, session=local.session)
+    return one, one.vm.allocate(f'CPU="0.1"\nMEMORY="64"\nNIC=[NETWORK_ID="{network}"]', True)
+
+
+async def seen_of(local, vm):
+    async with Cloud(local.url, local.session, **FAST) as cloud:
+        return await cloud.outside_view(vm)
+
+
+async def test_a_sealed_vm_and_an_open_one(home):
+    with home() as local:
+        _, vm = begun(local, 1)
+        sealed = await seen_of(local, vm)
+        assert [(nic.network, nic.security_groups, nic.kind) for nic in sealed.nics] == [
+            ("sealed", (100,), NicKind.NIC)
+        ]
+        assert sealed.nics[0].ip.startswith("127.") and sealed.nics[0].mac
+        assert set(sealed.rules) == SEALED_RULES
+        open_one = await seen_of(local, begun(local, 0)[1])
+        assert {(rule.protocol, rule.direction, rule.ports) for rule in open_one.rules} == {
+            ("ALL", Direction.INBOUND, ""),
+            ("ALL", Direction.OUTBOUND, ""),
+        }
+
+
+async def test_a_group_that_is_opened_meanwhile(home):
+    with home() as local:
+        one, vm = begun(local, 1)
+        one.secgroup.update(100, f'{SSH}\nRULE=[PROTOCOL="TCP",RULE_TYPE="outbound",RANGE="443"]', 0)
+        opened = {*SEALED_RULES, Rule(100, "TCP", Direction.OUTBOUND, "443")}
+        assert set((await seen_of(local, vm)).rules) == opened
+    with home() as local:
+        assert set((await seen_of(local, vm)).rules) == opened
+        one = pyone.OneServer(local.url, session=local.session)
+        one.secgroup.update(100, SSH, 0)
+        assert set((await seen_of(local, vm)).rules) == SEALED_RULES
+
+
+async def test_a_nic_that_comes_and_goes(home):
+    with home() as local:
+        one, vm = begun(local, 1)
+        one.vm.deploy(vm, 0, False, 0, "")
+        async with Cloud(local.url, local.session, **FAST) as cloud:
+            await cloud.wait_running(vm, within=20)
+            one.vm.attachnic(vm, 'NIC=[NETWORK_ID="0"]')
+            both = await cloud.outside_view(vm)
+            assert [nic.network for nic in both.nics] == ["sealed", "open"]
+            assert {rule.group for rule in both.rules} == {0, 100}
+            await cloud.wait_running(vm, within=20)
+            one.vm.detachnic(vm, 1)
+            await cloud.wait_running(vm, within=20)
+            left = await cloud.outside_view(vm)
+            assert ([nic.network for nic in left.nics], set(left.rules)) == (["sealed"], SEALED_RULES)
+            await cloud.terminate(vm, within=20)
+            with pytest.raises(CloudMissing, match="is DONE"):
+                await cloud.outside_view(vm)

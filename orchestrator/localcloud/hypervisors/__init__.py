@@ -105,6 +105,10 @@ class Hypervisor(Protocol):
     def detach_nic(self, vm_id: int, nic_id: int) -> None:
         """Unplug a NIC from a running machine. Raises HypervisorError."""
 
+    def update_nic(self, vm_id: int, nic: NicSpec) -> None:
+        """What may go out of a NIC of a running machine is as `nic` says now; "already so" is success. Raises
+        HypervisorError, and it is as it was."""
+
     def save_disk(self, vm_id: int, disk_id: int, target: Path) -> None:
         """Write the disk, whole and without a backing file, to `target` (qcow2). Raises HypervisorError."""
 

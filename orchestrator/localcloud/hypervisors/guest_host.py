@@ -108,6 +108,8 @@ class GuestHost:
                 return machines.attach_nic(vm, nic_of(request["nic"]))
             case "detach_nic":
                 return machines.detach_nic(vm, int(request["nic"]))
+            case "update_nic":
+                return machines.update_nic(vm, nic_of(request["nic"]))
             case "save_disk":
                 return machines.save_disk(vm, int(request["disk"]), Path(request["target"]))
             case _:

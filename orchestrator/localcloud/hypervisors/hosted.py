@@ -77,6 +77,9 @@ class HostedHypervisor:
     def detach_nic(self, vm_id: int, nic_id: int) -> None:
         self._ask("detach_nic", vm=vm_id, nic=nic_id)
 
+    def update_nic(self, vm_id: int, nic: NicSpec) -> None:
+        self._ask("update_nic", vm=vm_id, nic=document_of(nic))
+
     def save_disk(self, vm_id: int, disk_id: int, target: Path) -> None:
         self._ask("save_disk", vm=vm_id, disk=disk_id, target=str(target))
 

@@ -18,13 +18,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
+    from orchestrator.localcloud.hypervisors import MachineSpec
     from orchestrator.localcloud.hypervisors.simulated import SimulatedHypervisor
 
 KINDS = frozenset(
     {"drop_connections", "power_off", "freeze_guest", "slow_guest", "fail_step", "hold", "let_go", "takes", "zombies"}
     | {"ignores_power_button", "pause"}
 )
-STEPS = ("prolog", "boot", "shutdown", "destroy", "epilog", "attach_nic", "detach_nic", "save_disk")
+STEPS = ("prolog", "boot", "shutdown", "destroy", "epilog", "attach_nic", "detach_nic", "update_nic", "save_disk")
 _TIMED = ("prolog", "boot", "shutdown", "destroy", "epilog", "save", "plug")
 
 
@@ -35,6 +36,7 @@ class Reachable(Protocol):
     def drop_connections(self) -> None: ...
     def freeze(self, frozen: bool = True) -> None: ...
     def answer_after(self, seconds: float) -> None: ...
+    def rewire(self, spec: MachineSpec) -> None: ...
 
 
 def inject(hypervisor: SimulatedHypervisor, order: dict[str, Any]) -> None:

@@ -161,14 +161,24 @@ class QemuHypervisor:
 
     def attach_nic(self, vm_id: int, nic: NicSpec) -> None:
         """Plug it into a free port; the guest sees it as soon as its kernel looks. Raises HypervisorError."""
-        with self._alone(vm_id), self._talk(vm_id) as qmp:
+        with self._alone(vm_id) as directory, self._talk(vm_id) as qmp:
             plug_nic(qmp, nic)
+            if (record := Record.read(directory)) is not None:
+                replace(record, outbound={**record.outbound, nic.nic_id: nic.outbound}).write(directory)
 
     def detach_nic(self, vm_id: int, nic_id: int) -> None:
         """Cut it off and unplug it. Raises HypervisorError, too when the guest does not let go of the device within
         some seconds: its traffic is cut by then all the same."""
         with self._alone(vm_id), self._talk(vm_id) as qmp:
             unplug_nic(qmp, nic_id)
+
+    def update_nic(self, vm_id: int, nic: NicSpec) -> None:
+        """Only "already so" can be done: QEMU gives a NIC of a running machine no other network. Raises
+        HypervisorError."""
+        with self._alone(vm_id) as directory:
+            record = Record.read(directory)
+            if record is None or record.outbound.get(nic.nic_id) is not nic.outbound:
+                raise HypervisorError(f"what may go out of NIC {nic.nic_id} cannot be changed while the machine runs")
 
     def save_disk(self, vm_id: int, disk_id: int, target: Path) -> None:
         """Whole, as qcow2. Of a running machine: the disk as it is at this moment, as after a power cut. Raises

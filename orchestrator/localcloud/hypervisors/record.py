@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from orchestrator.localcloud.hypervisors import HypervisorError, MachineSpec
@@ -24,16 +24,21 @@ class DiskFile:
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """`qemu` and `keeper` (of the console log) are None until the machine is booted; gone or not, they stay named."""
+    """`qemu` and `keeper` (of the console log) are None until the machine is booted; gone or not, they stay named.
+    `outbound`: of each NIC, whether anything may go out of it."""
 
     disks: dict[int, DiskFile]
     qemu: Process | None = None
     keeper: Process | None = None
+    outbound: dict[int, bool] = field(default_factory=dict)
 
     @classmethod
     def of(cls, spec: MachineSpec) -> Record:
         directory = spec.directory.absolute()
-        return cls({disk.disk_id: DiskFile(str(disk_path(directory, disk)), disk_format(disk)) for disk in spec.disks})
+        return cls(
+            {disk.disk_id: DiskFile(str(disk_path(directory, disk)), disk_format(disk)) for disk in spec.disks},
+            outbound={nic.nic_id: nic.outbound for nic in spec.nics},
+        )
 
     @classmethod
     def read(cls, directory: Path) -> Record | None:
@@ -49,6 +54,7 @@ class Record:
             {int(disk): DiskFile(**file) for disk, file in found["disks"].items()},
             Process(**found["qemu"]) if found["qemu"] else None,
             Process(**found["keeper"]) if found["keeper"] else None,
+            {int(nic): bool(out) for nic, out in found.get("outbound", {}).items()},
         )
         return record if record.qemu is not None else replace(record, qemu=find_qemu(directory))
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Collection
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -58,7 +59,7 @@ class SimulatedHypervisor:
 
     def fail_next(self, step: str, text: str = "simulated failure", times: int = 1) -> None:
         """The next `times` calls of a method (`prolog`, `boot`, `shutdown`, `destroy`, `epilog`, `attach_nic`,
-        `detach_nic`, `save_disk`) raise HypervisorError."""
+        `detach_nic`, `update_nic`, `save_disk`) raise HypervisorError."""
         with self._lock:
             self._failures.setdefault(step, []).extend([text] * times)
 
@@ -202,13 +203,25 @@ class SimulatedHypervisor:
 
     def attach_nic(self, vm_id: int, nic: NicSpec) -> None:
         self._begin("attach_nic", self.plug_takes)
-        if self.power(vm_id) == Power.OFF:
-            raise HypervisorError("the machine is off")
+        self._rewire(vm_id, lambda nics: (*nics, nic))
 
     def detach_nic(self, vm_id: int, nic_id: int) -> None:
         self._begin("detach_nic", self.plug_takes)
+        self._rewire(vm_id, lambda nics: tuple(nic for nic in nics if nic.nic_id != nic_id))
+
+    def update_nic(self, vm_id: int, nic: NicSpec) -> None:
+        self._begin("update_nic")
+        self._rewire(vm_id, lambda nics: tuple(nic if other.nic_id == nic.nic_id else other for other in nics))
+
+    def _rewire(self, vm_id: int, change: Callable[[tuple[NicSpec, ...]], tuple[NicSpec, ...]]) -> None:
         if self.power(vm_id) == Power.OFF:
             raise HypervisorError("the machine is off")
+        with self._lock:
+            spec = self._machines[vm_id]
+            self._machines[vm_id] = spec = replace(spec, nics=change(spec.nics))
+            guest = self._guests.get(vm_id)
+        if isinstance(guest, machine_faults.Reachable):
+            guest.rewire(spec)
 
     def save_disk(self, vm_id: int, disk_id: int, target: Path) -> None:
         """Without a machine there is nothing on the disk but where it came from."""

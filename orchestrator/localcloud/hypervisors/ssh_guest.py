@@ -84,6 +84,10 @@ class SimulatedGuest:
         """Every request from now on is answered so much later."""
         self._network.slow_seconds = seconds
 
+    def rewire(self, spec: MachineSpec) -> None:
+        """What its NICs may send out is as this says from now on."""
+        self._spec = spec
+
     async def listen(self) -> None:
         await self._network.listen()
 
