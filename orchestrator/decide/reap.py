@@ -123,10 +123,13 @@ class DestroyOrphan:
 
 @dataclass(frozen=True, slots=True)
 class Close:
-    """Write down that a VM is gone, and how we know."""
+    """Write down that a VM is gone, unless OpenNebula, asked for `cloud_id` alone, shows that it is there. because:
+    what was seen. spare: only while it is for no task."""
 
     vm_id: str
-    proof: str
+    because: str
+    cloud_id: int | None = None
+    spare: bool = False
 
 
 Decision = Expire | Conclude | Adopt | Destroy | DestroyOrphan | Close
@@ -209,10 +212,10 @@ class _Look:
 
     def close(self, vm: OpenVm) -> Close | None:
         """If there is proof that the machine is gone."""
-        machine = self.machine[vm.vm_id]
+        machine, spare = self.machine[vm.vm_id], vm.task_id is None
         if machine is not None and machine.done:
-            return Close(vm.vm_id, f"OpenNebula says DONE of VM {machine.cloud_id}")
-        return Close(vm.vm_id, _not_listed(vm)) if vm.vm_id in self._missed else None
+            return Close(vm.vm_id, f"OpenNebula says DONE of VM {machine.cloud_id}", machine.cloud_id, spare)
+        return Close(vm.vm_id, _not_listed(vm), vm.cloud_id, spare) if vm.vm_id in self._missed else None
 
     def destroy(self, vm: OpenVm, because: str) -> Plan:
         """The steps that end its machine; none while it is ending, or OpenNebula does not list it."""

@@ -124,8 +124,12 @@ class Cloud:
             except sqlite3.Error as error:
                 log.error("the cloud's state is not written: %s", error)
 
+    @property
+    def vms_directory(self) -> Path:
+        return self.home / "vms"
+
     def vm_directory(self, vm_id: int) -> Path:
-        return self.home / "vms" / str(vm_id)
+        return self.vms_directory / str(vm_id)
 
     def datastore_directory(self, datastore_id: int) -> Path:
         return self.home / "datastores" / str(datastore_id)

@@ -69,7 +69,11 @@ def allocate(cloud: Cloud, caller: Caller, text: str, cluster: int = -1) -> int:
 
 
 def _body(cloud: Cloud, datastore: Datastore) -> str:
-    return bodies.datastore_body(cloud.store, datastore, cloud.datastore_directory(datastore.oid))
+    """Of a system datastore BASE_PATH/ID is, as everywhere, where the VM with that id has its disks."""
+    directory = (
+        cloud.vms_directory if datastore.type == _TYPES["SYSTEM_DS"] else cloud.datastore_directory(datastore.oid)
+    )
+    return bodies.datastore_body(cloud.store, datastore, directory.absolute())
 
 
 @calls.add("one.datastore.info", "i|b")

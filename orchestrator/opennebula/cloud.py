@@ -11,17 +11,20 @@ from datetime import UTC, datetime
 from types import TracebackType
 
 from orchestrator.decide.admission import Capacity, QuotaRoom, stalled
-from orchestrator.domain.errors import NotFound, NotPossible
+from orchestrator.domain.errors import CloudMissing, NotFound, NotPossible
 from orchestrator.domain.outside import OutsideView
+from orchestrator.domain.proof import CloseProof
 from orchestrator.opennebula.cache import Cache
 from orchestrator.opennebula.capacity import Pending, PendingSince, host_rooms, read_pending, read_quotas
 from orchestrator.opennebula.client import Client, OnRequest
 from orchestrator.opennebula.ending import Ender
+from orchestrator.opennebula.folders import Folders
 from orchestrator.opennebula.making import Maker
 from orchestrator.opennebula.objects import CloudVm, Host, ImageVersion, Network, VmRequest
 from orchestrator.opennebula.outside import read_outside
 from orchestrator.opennebula.render import Renderer
 from orchestrator.opennebula.sights import Sight
+from orchestrator.opennebula.states import Phase
 from orchestrator.opennebula.stuck import StuckVm, suspects
 from orchestrator.opennebula.waiting import until_gone, until_running
 from orchestrator.opennebula.watch import Watch
@@ -89,7 +92,7 @@ class Cloud:
         self._watch = Watch(
             self.client, fastest=fastest, tick=max(tick_seconds, fastest), events=events, events_once=events_once
         )
-        self._ender = Ender(self.client, self._watch, stuck_seconds)
+        self._ender = Ender(self.client, self._watch, stuck_seconds, Folders(self.client))
         self._maker = Maker(self.client, self.renderer, self.vms, self._recent_hosts, patience)
         self._pending_since = PendingSince()
         self._kept_hosts = Cache[None, list[Host]](lambda _: self.hosts(), _KEPT_SECONDS)
@@ -272,11 +275,8 @@ class Cloud:
         return vm
 
     async def outside_view(self, vm_id: int) -> OutsideView:
-        """What OpenNebula says of the VM's NICs and of the rules of their security groups, now; one request.
-
-        Never without a NIC: raises CloudMissing when the VM is DONE or unknown, CloudError when what is said cannot be
-        read, CloudUnreachable when nothing is said.
-        """
+        """What OpenNebula says of the VM's NICs and of the rules of their security groups, now; one request. Raises
+        CloudMissing when the VM is DONE or unknown, CloudError when what is said cannot be read or names no NIC."""
         return read_outside(await self.client.ask("vm.info", vm_id), vm_id, datetime.now(UTC))
 
     async def vms(self, installation: str | None = None, *, done: bool = False) -> list[CloudVm]:
@@ -306,16 +306,25 @@ class Cloud:
         """
         return await until_gone(self._watch, vm_id)
 
-    async def terminate(self, vm_id: int, *, within: float) -> None:
-        """Return once the VM is DONE (or OpenNebula knows no such VM).
+    async def terminate(self, vm_id: int, *, within: float) -> CloseProof:
+        """Return once the VM is DONE (or OpenNebula knows no such VM), with how that is known.
 
         How it is brought about, whatever OpenNebula does with the first request, is told in `ending`. Raises
         NotDestroyed, with the state, when the VM is not DONE after `within` seconds: from some states only an
         administrator's `onevm recover` helps, and the VM must not be forgotten. Raises CloudDenied at once, CloudLocked
         when that is for a lock.
         """
-        await self._ender.terminate(vm_id, within)
+        proof = await self._ender.terminate(vm_id, within)
         self._freed_at = time.monotonic()
+        return proof
+
+    async def ended(self, vm_id: int) -> CloseProof | None:
+        """How it is known that the VM is DONE, or unknown to OpenNebula; None when it is there."""
+        try:
+            vm = await self.vm(vm_id)
+        except CloudMissing:
+            return await self._ender.proof(vm_id, None)
+        return await self._ender.proof(vm_id, Sight.of(vm)) if vm.phase is Phase.DONE else None
 
     async def recover_delete(self, vm_id: int) -> None:
         """Ask OpenNebula to delete the VM from whatever state it is in. Raises CloudDenied for an account that is no

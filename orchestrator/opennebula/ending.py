@@ -15,6 +15,7 @@ from __future__ import annotations
 import logging
 import time
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from enum import Enum, auto
 from typing import assert_never
 
@@ -27,7 +28,9 @@ from orchestrator.domain.errors import (
     CloudWrongState,
     NotDestroyed,
 )
+from orchestrator.domain.proof import CloseProof
 from orchestrator.opennebula.client import Client
+from orchestrator.opennebula.folders import Folders
 from orchestrator.opennebula.sights import Sight
 from orchestrator.opennebula.states import Phase, ending
 from orchestrator.opennebula.watch import Waiter, Watch
@@ -79,15 +82,28 @@ class Ender:
     client: Client
     watch: Watch
     stuck_seconds: float
+    folders: Folders
     may_recover: bool = True
     """Until OpenNebula denies it, which it will do again."""
     _since: dict[int, tuple[str, float]] = field(default_factory=dict)
     """In which state each VM that is to go was seen, and since when: kept when a wait for it is given up."""
 
-    async def terminate(self, vm_id: int, within: float) -> None:
+    async def terminate(self, vm_id: int, within: float) -> CloseProof:
         """See `Cloud.terminate`."""
         with self.watch.waiting(vm_id, urgent=True, recent=True) as waiter:
-            await _Ending(self, waiter, within).run()
+            last = await _Ending(self, waiter, within).run()
+        return await self.proof(vm_id, last)
+
+    async def proof(self, vm_id: int, sight: Sight | None) -> CloseProof:
+        """Of a VM that was seen DONE, or is unknown to OpenNebula."""
+        self.forget(vm_id)
+        disks = await self.folders.proof(vm_id, None if sight is None else sight.datastore)
+        if disks.left:
+            log.warning("OpenNebula has ended VM %d, and its disks are %s", vm_id, disks.text)
+        if sight is None:
+            return CloseProof(f"OpenNebula knows no VM {vm_id}", vm_id, disks=disks)
+        ended_at = datetime.fromtimestamp(sight.ended, UTC) if sight.ended else None
+        return CloseProof(f"OpenNebula says DONE of VM {vm_id}", vm_id, "DONE", ended_at, disks)
 
     def since(self, vm_id: int, state: str) -> float:
         """Since when (monotonic clock) the VM is in this state, now that it is seen so."""
@@ -135,15 +151,15 @@ class _Ending:
         self._stuck_at = float("inf")
         self._refused = ""
 
-    async def run(self) -> None:
+    async def run(self) -> Sight | None:
+        """How it was seen last: DONE, or not known."""
         deadline = time.monotonic() + self._within
         while True:
             if self._waiter.denied is not None:
                 raise self._waiter.denied
             seen = self._waiter.latest
             if seen is not None and seen.began >= self._acted and (seen.sight is None or await self._do(seen.sight)):
-                self._ender.forget(self._vm_id)
-                return
+                return seen.sight if seen.sight is None or seen.sight.phase is Phase.DONE else None
             now = time.monotonic()
             if now >= deadline:
                 state = self._state or "in a state that nobody could ask for"
@@ -153,6 +169,8 @@ class _Ending:
 
     async def _do(self, sight: Sight) -> bool:
         """Take the next step, if it is time for one; True when nothing is left to do."""
+        if sight.phase is not Phase.DONE:
+            await self._ender.folders.look(sight.id, sight.datastore)
         on_its_way = ending(sight.state, sight.lcm_state)
         if sight.state_name != self._state:
             if self._state and not on_its_way:

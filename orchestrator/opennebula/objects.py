@@ -43,8 +43,8 @@ class VmRequest:
 class CloudVm:
     """A VM as OpenNebula shows it. `address`: of its first NIC, and only while it is RUNNING: OpenNebula goes on to
     show it when the VM is DONE, and it may be another's by then. `error` is the text of the last failure, which stays
-    when the VM is well again. `tags` include those of the VM's template. Times: seconds since the epoch, 0 when it has
-    not come to that."""
+    when the VM is well again. `tags` include those of the VM's template. `datastore`: the id of the system datastore of
+    its disks, None before it has a host. Times: seconds since the epoch, 0 when it has not come to that."""
 
     id: int
     name: str
@@ -58,6 +58,7 @@ class CloudVm:
     tags: Mapping[str, str]
     started: int
     ended: int
+    datastore: int | None = None
 
     @property
     def state_name(self) -> str:
@@ -94,6 +95,7 @@ class CloudVm:
             tags=tags_of(user_template),
             started=int(vm.STIME),
             ended=int(vm.ETIME),
+            datastore=int(history[-1].DS_ID) if history else None,
         )
 
 

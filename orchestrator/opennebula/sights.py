@@ -15,7 +15,8 @@ from orchestrator.opennebula.states import LcmState, Phase, State, phase, state_
 @dataclass(frozen=True, slots=True)
 class Sight:
     """A VM as a tick shows it. `address`: of its first NIC, only while it runs: a VM that is DONE shows one that may be
-    another's by now. `host`: where it was placed last, None before that."""
+    another's by now. `host`: where it was placed last; `datastore`: the id of the system datastore of its disks; both
+    None before that. `ended`: since when it is DONE, seconds since the epoch, else 0."""
 
     id: int
     name: str
@@ -23,6 +24,8 @@ class Sight:
     lcm_state: LcmState
     address: str | None
     host: str | None
+    datastore: int | None = None
+    ended: int = 0
 
     @property
     def state_name(self) -> str:
@@ -37,7 +40,7 @@ class Sight:
     @classmethod
     def of(cls, vm: CloudVm) -> Sight:
         """The same of a VM that was asked for alone."""
-        return cls(vm.id, vm.name, vm.state, vm.lcm_state, vm.address, vm.host)
+        return cls(vm.id, vm.name, vm.state, vm.lcm_state, vm.address, vm.host, vm.datastore, vm.ended)
 
 
 def read_pool(body: str) -> dict[int, Sight]:
@@ -54,14 +57,16 @@ def read_pool(body: str) -> dict[int, Sight]:
 
 def _read(vm: ElementTree.Element) -> Sight:
     state, lcm_state = State(_number(vm, "STATE")), LcmState(_number(vm, "LCM_STATE"))
-    records = vm.findall("HISTORY_RECORDS/HISTORY/HOSTNAME")
+    last = vm.find("HISTORY_RECORDS/HISTORY[last()]")
     return Sight(
         id=_number(vm, "ID"),
         name=vm.findtext("NAME") or "",
         state=state,
         lcm_state=lcm_state,
         address=_address(vm) if phase(state, lcm_state) is Phase.RUNNING else None,
-        host=records[-1].text if records else None,
+        host=None if last is None else last.findtext("HOSTNAME"),
+        datastore=None if last is None else _number(last, "DS_ID"),
+        ended=_number(vm, "ETIME"),
     )
 
 

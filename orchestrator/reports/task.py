@@ -13,6 +13,7 @@ from typing import Any
 
 from orchestrator.artifacts import Artifacts, Log, LogName, Tree
 from orchestrator.domain.display import shown_name
+from orchestrator.domain.proof import CloseProof
 from orchestrator.domain.vm import VmState
 from orchestrator.reports.ended import end_of, queued_at
 from orchestrator.reports.waiting import Standing, is_canceling, standing_json
@@ -110,6 +111,7 @@ def _attempt(
 
 
 def _vm(vm: VmRow) -> Report:
+    proof = None if vm.close_proof is None else CloseProof.decode(vm.close_proof)
     return {
         "id": vm.id,
         "cloud_id": vm.cloud_id,
@@ -119,7 +121,8 @@ def _vm(vm: VmRow) -> Report:
         "state": vm.state,
         "created_at": vm.created_at,
         "destroyed_at": vm.destroyed_at,
-        "proof": vm.close_proof,
+        "proof": None if proof is None else proof.text,
+        "gone": None if proof is None else proof.document,
     }
 
 

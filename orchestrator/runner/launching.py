@@ -27,6 +27,7 @@ from orchestrator.domain.errors import (
     UserError,
 )
 from orchestrator.domain.pool import Pool
+from orchestrator.domain.proof import CloseProof
 from orchestrator.domain.vm import VmState
 from orchestrator.guest import Guest
 from orchestrator.guest import connect as connect_guest
@@ -82,7 +83,7 @@ class Order:
 
 async def image_for(pool: Pool, tools: Tools, aside: Quarantine) -> ImageVersion:
     """The version of the pool's base image that a task gets now. Raises CloudUnreachable, NotFound."""
-    return (await _answered(lambda: usable(pool, tools, aside), within=pool.launch_timeout_seconds)).image
+    return (await answered(lambda: usable(pool, tools, aside), within=pool.launch_timeout_seconds)).image
 
 
 async def ask_for(order: Order, image: ImageVersion, tools: Tools, has: Callable[[Machine], None]) -> Machine:
@@ -230,7 +231,7 @@ async def _close_refused(vm_id: str, tools: Tools, refusal: MayflyError, has: Ca
         return
     made = [vm.id for vm in ours if vm.tags.get("MAYFLY_VM") == vm_id]
     if not made:
-        await close(vm_id, tools, f"OpenNebula lists no VM tagged so, and refused to make it: {refusal}")
+        await close(vm_id, tools, CloseProof(f"OpenNebula lists no VM tagged so, and refused to make it: {refusal}"))
         return
     machine = Machine(vm_id, made[0], "")
     await _known(machine, tools)
@@ -262,7 +263,7 @@ def _request(order: Order, tools: Tools, vm_id: str, key: KeyPair) -> CloudReque
     )
 
 
-async def _answered(ask: Callable[[], Awaitable[_T]], *, within: float) -> _T:
+async def answered(ask: Callable[[], Awaitable[_T]], *, within: float) -> _T:
     """OpenNebula's answer, asked again with back-off while there is none. Raises CloudUnreachable after `within`."""
     loop = asyncio.get_running_loop()
     until = loop.time() + within

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 from orchestrator.domain.errors import ConnectionLost
+from orchestrator.domain.proof import CloseProof
 from orchestrator.domain.vm import VmState
 from orchestrator.runner.beside import beside
 from orchestrator.runner.lease import LeaseLost
@@ -90,16 +91,16 @@ async def destroy(machine: Machine, tools: Tools, *, because: str = "", if_spare
             _log.warning("VM %d is for somebody else now, and is left alone", machine.cloud_id)
             return False
     try:
-        await tools.cloud.terminate(machine.cloud_id, within=DESTROY_SECONDS)
+        proof = await tools.cloud.terminate(machine.cloud_id, within=DESTROY_SECONDS)
     except TROUBLE as trouble:
         _log.warning("VM %d is not gone yet, upkeep goes on with it: %s", machine.cloud_id, trouble)
         return False
-    return await close(machine.vm_id, tools, f"OpenNebula says DONE of VM {machine.cloud_id}")
+    return await close(machine.vm_id, tools, proof)
 
 
-async def close(vm_id: str, tools: Tools, proof: str) -> bool:
+async def close(vm_id: str, tools: Tools, proof: CloseProof) -> bool:
     """Write down that a VM is gone. False: its row is not closed."""
-    moved = VmMoved(vm_id, VmState.DESTROYED, tools.runner_id, close_proof=proof)
+    moved = VmMoved(vm_id, VmState.DESTROYED, tools.runner_id, close_proof=proof.encode(), because=proof.text)
     if await persist(lambda: tools.store.vms.move(moved, now=tools.store.clock.now()), "that the VM is gone"):
         return True
     row = await persist(lambda: tools.store.vms.get(vm_id), "reading the VM's row")

@@ -28,9 +28,10 @@ from orchestrator.decide.reap import (
     reap,
 )
 from orchestrator.decide.retry import Failure, GiveUp, Retry
-from orchestrator.domain.errors import NotDestroyed
+from orchestrator.domain.errors import CloudDenied, CloudWrongState, NotDestroyed
 from orchestrator.domain.outcome import Verdict
 from orchestrator.domain.pool import Pool
+from orchestrator.domain.proof import CloseProof
 from orchestrator.domain.task import Stage, TaskState
 from orchestrator.domain.vm import VmState
 from orchestrator.opennebula import Phase
@@ -147,17 +148,18 @@ class Reap:
                 moved = VmMoved(vm_id, VmState.DESTROYING, None, deadline_at=again, because=because, if_spare=spare)
                 if not await store.vms.move(moved, now=now) and spare and await self._was_taken(vm_id):
                     return ""
-                if not await self._terminated(cloud_id):
+                proof = await self._terminated(cloud_id)
+                if proof is None:
                     return ""
                 self._metrics.leaked(orphan=False)
-                return await self._close(vm_id, f"OpenNebula says DONE of VM {cloud_id}")
+                return await self._close(vm_id, proof)
             case DestroyOrphan(cloud_id, because):
-                if not await self._terminated(cloud_id):
+                if await self._terminated(cloud_id) is None:
                     return ""
                 self._metrics.leaked(orphan=True)
                 return f"OpenNebula's VM {cloud_id} is destroyed: {because}"
-            case Close(vm_id, proof):
-                return await self._close(vm_id, proof)
+            case Close(vm_id, because, known_as, spare):
+                return await self._close(vm_id, await self._proof(because, known_as), spare=spare)
             case _:
                 assert_never(decision)
 
@@ -166,18 +168,29 @@ class Reap:
         row = await self._upkeep.store.vms.get(vm_id)
         return row is not None and not row.spare
 
-    async def _terminated(self, cloud_id: int) -> bool:
-        """End it. False: it stayed when it was asked not long ago. Raises CloudError."""
+    async def _terminated(self, cloud_id: int) -> CloseProof | None:
+        """End it. None: it stayed when it was asked not long ago. Raises CloudError."""
         now = self._upkeep.store.clock.now()
         if self._stays.get(cloud_id, now) > now:
-            return False
+            return None
         self._stays.pop(cloud_id, None)
         try:
-            await self._upkeep.cloud.terminate(cloud_id, within=TERMINATE_SECONDS)
+            return await self._upkeep.cloud.terminate(cloud_id, within=TERMINATE_SECONDS)
         except NotDestroyed:
             self._stays[cloud_id] = self._upkeep.store.clock.now() + timedelta(seconds=AGAIN_SECONDS)
             raise
-        return True
+
+    async def _proof(self, because: str, cloud_id: int | None) -> CloseProof:
+        """Raises CloudWrongState when the VM is there: what it was missed in was wrong."""
+        if cloud_id is None:
+            return CloseProof(because)
+        try:
+            proof = await self._upkeep.cloud.ended(cloud_id)
+        except CloudDenied:
+            return CloseProof(because, cloud_id)  # it may not even be shown to us
+        if proof is None:
+            raise CloudWrongState(f"VM {cloud_id} is there: {because}, but that is not so")
+        return proof
 
     async def _expire(self, held: HeldTask, failure: Failure) -> str:
         """Another attempt, or the end, as `decide.retry` says."""
@@ -224,17 +237,17 @@ class Reap:
         self._metrics.lease_expired(requeued=requeued)
         self._upkeep.telemetry.over(held.task_id, held.attempt)
 
-    async def _close(self, vm_id: str, proof: str) -> str:
+    async def _close(self, vm_id: str, proof: CloseProof, *, spare: bool = False) -> str:
         """A machine that ended unasked is DESTROYING for a moment first: no other move leads to DESTROYED."""
         vms, now = self._upkeep.store.vms, self._upkeep.store.clock.now()
         again = now + timedelta(seconds=AGAIN_SECONDS)
-        ends = VmMoved(vm_id, VmState.DESTROYING, None, deadline_at=again, because=proof)
-        closed = VmMoved(vm_id, VmState.DESTROYED, None, close_proof=proof)
+        ends = VmMoved(vm_id, VmState.DESTROYING, None, deadline_at=again, because=proof.text, if_spare=spare)
+        closed = VmMoved(vm_id, VmState.DESTROYED, None, close_proof=proof.encode(), because=proof.text, if_spare=spare)
         if not await vms.move(closed, now=now):
             await vms.move(ends, now=now)
             if not await vms.move(closed, now=now):
                 return ""
-        return f"vm {vm_id} is closed: {proof}"
+        return f"vm {vm_id} is closed: {proof.text}"
 
 
 def _lease(held: HeldTask) -> Lease:

@@ -630,9 +630,9 @@ class Life:
             case DestroyOrphan(cloud_id):
                 self.unheld(self.machines[cloud_id].vm_id)
                 return self.destroyed(cloud_id)
-            case Close(vm_id):
-                self.moved(vm_id, VmState.DESTROYING, None)
-                return self.moved(vm_id, VmState.DESTROYED, None)
+            case Close(vm_id, _, _, spare):
+                self.moved(vm_id, VmState.DESTROYING, None, if_spare=spare)
+                return self.moved(vm_id, VmState.DESTROYED, None, if_spare=spare)
             case _:
                 assert_never(step)
 

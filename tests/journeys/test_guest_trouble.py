@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from orchestrator.domain.outcome import Reason
+from orchestrator.domain.proof import CloseProof
 from orchestrator.domain.task import Stage, TaskState
 from orchestrator.guest.keys import make_key
 from orchestrator.localcloud.hypervisors.ssh_guest import SimulatedGuest, never
@@ -173,4 +174,4 @@ async def test_a_cloud_that_cannot_be_reached_while_a_process_runs(house: House)
     assert done.state is TaskState.FINISHED
     assert house.log(task, "stdout") == b"out\nend\n"
     [closed] = await house.store.vms.of_task(task.id)
-    assert closed.close_proof == f"OpenNebula says DONE of VM {row.cloud_id}"
+    assert CloseProof.decode(str(closed.close_proof)).says == f"OpenNebula says DONE of VM {row.cloud_id}"

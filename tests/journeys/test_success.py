@@ -49,7 +49,9 @@ async def test_from_submit_to_report(house: House, tmp_path: Path, capsys) -> No
     assert attempt["machine"]["kernel"] == "simulated"
     assert attempt["machine"]["seal"] and not any(probe["reached"] for probe in attempt["machine"]["seal"])
     assert attempt["vm"]["state"] == VmState.DESTROYED
-    assert attempt["vm"]["proof"] == f"OpenNebula says DONE of VM {attempt['vm']['cloud_id']}"
+    gone = attempt["vm"]["gone"]
+    assert (gone["vm"], gone["state"], gone["disks"]["gone"]) == (attempt["vm"]["cloud_id"], "DONE", True)
+    assert attempt["vm"]["proof"].startswith(f"OpenNebula says DONE of VM {gone['vm']} since 20")
     output.as_json(report)
     assert json.loads(capsys.readouterr().out)["attempts"][0]["outputs"]["complete"] is True
     assert any(line.startswith("  proof") for line in lines(report))

@@ -145,8 +145,8 @@ def test_a_process_that_may_run_is_left_for_another_runner(stage: Stage) -> None
     "vms, seen, closes",
     [
         ([], [], ()),
-        ([row()], [DONE], (Close("v1", "OpenNebula says DONE of VM 7"),)),
-        ([row()], [], (Close("v1", "OpenNebula does not list VM 7 any more, seen twice"),)),
+        ([row()], [DONE], (Close("v1", "OpenNebula says DONE of VM 7", 7),)),
+        ([row()], [], (Close("v1", "OpenNebula does not list VM 7 any more, seen twice", 7),)),
     ],
 )
 def test_a_process_whose_machine_is_gone_is_lost(
@@ -173,7 +173,7 @@ def test_what_a_lost_runner_wanted_to_say_is_said_once_the_machine_is_gone() -> 
     conclude = Conclude(held, GOOD)
     assert twice(Facts([held], [row()], [LISTED])).plans == ((Destroy("v1", 7, OVER), conclude),)
     assert twice(Facts([held], [row(VmState.DESTROYING)], [LISTED])).plans == ()
-    assert twice(Facts([held], [row()], [DONE])).plans == ((Close("v1", "OpenNebula says DONE of VM 7"), conclude),)
+    assert twice(Facts([held], [row()], [DONE])).plans == ((Close("v1", "OpenNebula says DONE of VM 7", 7), conclude),)
     assert twice(Facts([held])).plans == ((conclude,),)
 
 
@@ -201,7 +201,7 @@ def test_a_canceled_process_is_left_to_be_adopted_for_a_while_then_its_machine_e
     assert twice(Facts([held], [row()], [LISTED])).plans == ((destroy, Conclude(held, CANCELED)),)
     assert twice(Facts([held], [row(VmState.DESTROYING)], [LISTED])).plans == ()
     closing = twice(Facts([adoptable], [row()], [DONE])).plans
-    assert closing == ((Close("v1", "OpenNebula says DONE of VM 7"), Conclude(adoptable, CANCELED)),)
+    assert closing == ((Close("v1", "OpenNebula says DONE of VM 7", 7), Conclude(adoptable, CANCELED)),)
 
 
 @pytest.mark.parametrize("stage", STAGES_BEFORE)
@@ -265,7 +265,16 @@ def test_a_lost_runners_spare_that_nobody_heard_of_is_known_first_and_closed_if_
     assert made == ((Adopt("v1", 7), Destroy("v1", 7, "its runner is lost", spare=True)),)
     late = row(VmState.REQUESTED, None, deadline_at=PAST, task_id=None)
     never = "OpenNebula never made it: twice it listed no VM tagged v1"
-    assert twice(Facts(vms=[late], seen=[])).plans == ((Close("v1", never),),)
+    assert twice(Facts(vms=[late], seen=[])).plans == ((Close("v1", never, spare=True),),)
+
+
+@pytest.mark.parametrize(("task_id", "spare"), [(None, True), ("t1", False)])
+def test_a_spare_that_is_gone_is_closed_only_while_it_is_one(task_id: str | None, spare: bool) -> None:
+    ready = row(VmState.READY, task_id=task_id)
+    [(listed,)] = reap(Facts(vms=[ready], seen=[DONE]), (), NOW).plans
+    [(missed,)] = twice(Facts(vms=[ready], seen=[])).plans
+    for close in (listed, missed):
+        assert isinstance(close, Close) and (close.cloud_id, close.spare) == (7, spare)
 
 
 def test_a_lost_runners_spare_that_is_ending_has_until_its_deadline() -> None:
@@ -284,7 +293,7 @@ def test_a_machine_that_will_not_end_is_asked_again_after_its_deadline() -> None
 @pytest.mark.parametrize("held", [[], [ALIVE]])
 def test_a_machine_is_closed_when_opennebula_says_done(held: list[HeldTask]) -> None:
     facts = Facts(held, [row(VmState.DESTROYING)], [DONE])
-    assert reap(facts, (), NOW).plans == ((Close("v1", "OpenNebula says DONE of VM 7"),),)
+    assert reap(facts, (), NOW).plans == ((Close("v1", "OpenNebula says DONE of VM 7", 7),),)
 
 
 def test_a_machine_that_is_not_listed_is_closed_at_the_second_sighting_only() -> None:
@@ -292,7 +301,7 @@ def test_a_machine_that_is_not_listed_is_closed_at_the_second_sighting_only() ->
     first = reap(facts, (), NOW)
     assert first.plans == ()
     assert reap(facts, first.suspects, NOW).plans == (
-        (Close("v1", "OpenNebula does not list VM 7 any more, seen twice"),),
+        (Close("v1", "OpenNebula does not list VM 7 any more, seen twice", 7),),
     )
     back = reap(replace(facts, seen=[LISTED]), first.suspects, NOW)
     assert back == Round((), frozenset())
