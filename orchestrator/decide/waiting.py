@@ -22,13 +22,21 @@ class Waiting:
 
 
 @dataclass(frozen=True, slots=True)
+class LayerWait:
+    """A task's packages are not installed yet. builder: the task that does it; None: it is not known yet which."""
+
+    builder: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Situation:
     """All that may keep a task from starting.
 
     pool: None when the inventory has no pool_name any more. admitted: it was found ready. unfinished: what it depends
     on and has not FINISHED. last_reason, last_message: why its last attempt did not do it. served: a living runner
     takes tasks of the pool. blocked: what the runners say of the room for its pool. open_vms: those of the pool.
-    ahead: how many tasks go before it.
+    ahead: how many tasks go before it. layer: of a task that brings packages, until these
+    are installed; what does that is not among `unfinished`.
     """
 
     state: TaskState
@@ -47,6 +55,7 @@ class Situation:
     blocked: Room | None = None
     open_vms: int = 0
     ahead: int | None = None
+    layer: LayerWait | None = None
 
 
 def why(task: Situation) -> Waiting | None:
@@ -60,6 +69,8 @@ def why(task: Situation) -> Waiting | None:
         return Waiting(Reason.NO_SUCH_POOL, f"the inventory has no pool {name!r} any more")
     if task.unfinished:
         return Waiting(Reason.DEPENDS_ON, f"it waits for the end of {_listed(task.unfinished)}")
+    if task.layer is not None:
+        return Waiting(Reason.LAYER, _unlaid(task.layer))
     if task.not_before is not None and task.not_before > task.now:
         return _later(task, task.not_before)
     if task.paused:
@@ -85,6 +96,15 @@ def why(task: Situation) -> Waiting | None:
             return Waiting(Reason.IN_LINE, "1 task is before it")
         case _:
             return Waiting(Reason.IN_LINE, f"{task.ahead} tasks are before it")
+
+
+def layer_failed(builder: str, message: str) -> str:
+    """Of a task whose packages could not be installed: by which task, and what is said of that.
+
+    >>> layer_failed("01kb", "exited with 1")
+    'its packages could not be installed: task 01kb exited with 1'
+    """
+    return f"its packages could not be installed: task {builder} {message or 'did not do it'}"
 
 
 class Place(Protocol):
@@ -128,6 +148,12 @@ def estimate_seconds(position: int, pace: Pace, *, running: int) -> float | None
     if pace.ended > 0 and pace.window_seconds > 0:
         return position * pace.window_seconds / pace.ended
     return None
+
+
+def _unlaid(layer: LayerWait) -> str:
+    if layer.builder is None:
+        return "it is about to be found out whether its packages are installed already"
+    return f"its packages are installed by task {layer.builder}"
 
 
 def _later(task: Situation, not_before: datetime) -> Waiting:

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from orchestrator.decide.admission import Room
-from orchestrator.decide.waiting import Situation, Waiting, estimate_seconds, position, why
+from orchestrator.decide.waiting import LayerWait, Situation, Waiting, estimate_seconds, position, why
 from orchestrator.domain.outcome import Reason
 from orchestrator.domain.pool import Pool
 from orchestrator.domain.task import TaskState
@@ -56,6 +56,8 @@ class Line:
         blocked = None
         if queue is not None and queue.blocked_reason is not None:
             blocked = Room(0, queue.blocked_reason, queue.blocked_message)
+        unfinished = () if task.admitted_at is not None else await self._store.tasks.unfinished(task.id)
+        layer = await self._unlaid(task)
         waiting = why(
             Situation(
                 state=task.state,
@@ -64,7 +66,8 @@ class Line:
                 now=self._now,
                 admitted=task.admitted_at is not None,
                 not_before=task.not_before,
-                unfinished=() if task.admitted_at is not None else await self._store.tasks.unfinished(task.id),
+                unfinished=[each for each in unfinished if layer is None or each != layer.builder],
+                layer=layer,
                 attempt=task.attempt,
                 last_reason=task.reason,
                 last_message=task.message,
@@ -81,6 +84,15 @@ class Line:
         if rank is None or waiting.reason not in _MOVES:
             return Standing(waiting, rank)
         return Standing(waiting, rank, await self._estimate(pool, rank))
+
+    async def _unlaid(self, task: TaskRow) -> LayerWait | None:
+        """Of a task whose packages are not installed yet."""
+        if task.admitted_at is not None or not task.spec.packages:
+            return None
+        layer = None if task.layer is None else await self._store.layers.get(task.layer)
+        if layer is not None and layer.ready_at is not None:
+            return None
+        return LayerWait(None if layer is None else layer.task_id)
 
     async def _queue(self, pool: str) -> QueueRow | None:
         if self._queues is None:

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 
 from sqlalchemy import TextClause, bindparam, select, text, update
+from sqlalchemy.ext.asyncio import AsyncConnection
 
-from orchestrator.domain.outcome import PLATFORM_EXIT, Reason
+from orchestrator.decide.waiting import layer_failed
+from orchestrator.domain.outcome import Reason
 from orchestrator.domain.task import TaskState
 from orchestrator.store.columns import UtcDateTime
-from orchestrator.store.conditions import PENDING, SQL_PENDING
+from orchestrator.store.conditions import PENDING, SQL_LAID, SQL_PENDING
 from orchestrator.store.events import EventKind, write_events
-from orchestrator.store.guards import Room
-from orchestrator.store.schema import TASKS
+from orchestrator.store.guards import BUILDERS, Room, give_up
+from orchestrator.store.schema import DEPENDENCIES, TASKS
 
 _NEVER = "a task that it depends on did not finish"
 _DEPENDS_ON = """EXISTS (
@@ -21,6 +23,7 @@ _DEPENDS_ON = """EXISTS (
   WHERE needs.task_id = tasks.id AND other.state {STATES})"""
 _LOST = _DEPENDS_ON.format(STATES=f"IN ('{TaskState.FAILED}', '{TaskState.CANCELED}')")
 _BLOCKED = _DEPENDS_ON.format(STATES=f"<> '{TaskState.FINISHED}'")
+_FREE = f"NOT {_BLOCKED} AND {SQL_LAID}"
 
 
 def _search(which: str, told: str, *, of: str = "tasks") -> TextClause:
@@ -34,27 +37,47 @@ def _search(which: str, told: str, *, of: str = "tasks") -> TextClause:
 
 
 _ALL = (
-    _search("tasks.not_before IS NULL", f"NOT {_BLOCKED} OR {_LOST}"),
-    _search("tasks.not_before <= :now", f"NOT {_BLOCKED} OR {_LOST}"),
+    _search("tasks.not_before IS NULL", f"{_FREE} OR {_LOST}"),
+    _search("tasks.not_before <= :now", f"{_FREE} OR {_LOST}"),
     # Of what is for later only what depends on something is looked at.
     _search("tasks.not_before > :now AND tasks.id IN (SELECT task_id FROM dependencies)", _LOST),
 )
 _NEWS = (
-    _search("tasks.not_before > :since AND tasks.not_before <= :now", f"NOT {_BLOCKED} OR {_LOST}"),
+    _search("tasks.not_before > :since AND tasks.not_before <= :now", f"{_FREE} OR {_LOST}"),
     # In this order, on SQLite: https://www.sqlite.org/optoverview.html#manual_control_of_query_plans_using_cross_join
     _search(
         "ended.pool = queues.pool AND ended.finished_at >= :since AND ended.finished_at IS NOT NULL "
         "AND dependencies.on_task_id = ended.id AND tasks.id = dependencies.task_id",
-        f"{_LOST} OR ((tasks.not_before IS NULL OR tasks.not_before <= :now) AND NOT {_BLOCKED})",
+        f"{_LOST} OR ((tasks.not_before IS NULL OR tasks.not_before <= :now) AND {_FREE})",
         of="queues CROSS JOIN tasks AS ended CROSS JOIN dependencies CROSS JOIN tasks",
     ),
 )
 
 
+# Whose layer will never be there, and what its builder says.
+_UNLAID = (
+    select(DEPENDENCIES.c.task_id, TASKS.c.id, TASKS.c.message)
+    .join(TASKS, TASKS.c.id == DEPENDENCIES.c.on_task_id)
+    .where(DEPENDENCIES.c.task_id.in_(bindparam("ids", expanding=True)), TASKS.c.frontend == BUILDERS)
+    .where(TASKS.c.state.in_((TaskState.FAILED, TaskState.CANCELED)))
+    .order_by(DEPENDENCIES.c.task_id)
+)
+
+
+async def _unlaid(connection: AsyncConnection, never: Sequence[str]) -> Mapping[str, list[str]]:
+    """By what is said of it: those of these tasks whose packages could not be installed."""
+    told: dict[str, list[str]] = {}
+    if never:
+        for row in await connection.execute(_UNLAID, {"ids": list(never)}):
+            told.setdefault(layer_failed(row.id, row.message), []).append(row.task_id)
+    return told
+
+
 class Admitting(Room):
     async def admit(self, *, now: datetime, limit: int = 500, since: datetime | None = None) -> tuple[str, ...]:
         """Let in what is due; end what depends on a task that will never have FINISHED, which ends what depends on that
-        in the next round. The ids of all that were moved.
+        in the next round. The ids of all that were moved. What brings packages is due when its layer is ready, which
+        depends on its builder.
 
         since: look only at what may have changed since then: tasks that became due, and those that depend on one that
         ended. None: at all that wait. Where there is nothing to be done nothing is locked.
@@ -71,20 +94,12 @@ class Admitting(Room):
             if ready:
                 admitted = update(TASKS).where(TASKS.c.id.in_(ready), PENDING).values(admitted_at=now)
                 await connection.execute(admitted)
-            if never:
-                values = {
-                    "state": TaskState.FAILED,
-                    "reason": Reason.DEPENDENCY_FAILED,
-                    "message": _NEVER,
-                    "exit_code": PLATFORM_EXIT,
-                    "finished_at": now,
-                    "deadline_at": None,
-                }
-                await connection.execute(update(TASKS).where(TASKS.c.id.in_(never), PENDING).values(values))
-            data = {"reason": Reason.DEPENDENCY_FAILED, "message": _NEVER}
             await write_events(connection, EventKind.TASK_ADMITTED, [{"task_id": each} for each in ready], now=now)
-            ended = [{"task_id": each, "data": data} for each in never]
-            await write_events(connection, EventKind.TASK_FAILED, ended, now=now)
+            unlaid = await _unlaid(connection, never)
+            for message, ids in unlaid.items():
+                await give_up(connection, ids, Reason.LAYER_FAILED, message, now=now)
+            others = set(never).difference(*unlaid.values())
+            await give_up(connection, sorted(others), Reason.DEPENDENCY_FAILED, _NEVER, now=now)
         if ready:
             self._bell.ring()
         return (*ready, *never)

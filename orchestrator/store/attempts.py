@@ -7,16 +7,17 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, and_, insert, select, update
+from sqlalchemy import ColumnElement, and_, insert, literal, select, tuple_, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from orchestrator.domain.outcome import Outcome, Usage, Verdict
 from orchestrator.store.chain import Chain, Columns
+from orchestrator.store.conditions import UNSTATED, VM_OPEN
 from orchestrator.store.encoding import Timings, outcome_to_json, timings_from_json, timings_to_json, verdict_to_json
 from orchestrator.store.engine import Database
 from orchestrator.store.grouped import Grouped, guarded
 from orchestrator.store.guards import LEASE, given_by
-from orchestrator.store.schema import ATTEMPTS
+from orchestrator.store.schema import ATTEMPTS, VMS
 from orchestrator.store.views import AttemptRow, Lease, attempt_view
 
 _OPEN_BY_V = """attempts.task_id = v.task_id AND attempts.number = v.attempt
@@ -63,6 +64,8 @@ _RECORDED: Columns = {
     "outcome": dict,
     "cpu_seconds": float,
     "memory_peak_bytes": int,
+    "read_bytes": int,
+    "written_bytes": int,
     "verdict": dict,
     "host": str,
     "artifacts": dict,
@@ -84,6 +87,12 @@ _RECORD = Chain(
     ),
     locked=("attempts", "attempts.task_id = given.task_id AND attempts.number = given.attempt", "attempts.task_id"),
 )
+
+
+def _due() -> ColumnElement[bool]:
+    """A receipt is: nothing more will happen to the attempt, or to its machine."""
+    machine = select(literal(1)).where(VMS.c.id == ATTEMPTS.c.vm_id, VM_OPEN).correlate(ATTEMPTS).exists()
+    return and_(UNSTATED, ~machine)
 
 
 class Attempts:
@@ -114,6 +123,8 @@ class Attempts:
                 "outcome": outcome_to_json(outcome),
                 "cpu_seconds": used.cpu_seconds,
                 "memory_peak_bytes": used.memory_peak_bytes,
+                "read_bytes": used.read_bytes,
+                "written_bytes": used.written_bytes,
             }
         )
 
@@ -133,6 +144,25 @@ class Attempts:
     async def record_host(self, lease: Lease, host: str) -> bool:
         """On which host of the cloud the attempt's machine is; written to both. False: stale."""
         return await self._record({**_NOTHING, **given_by(lease), "host": host})
+
+    async def receipt_due(
+        self, limit: int = 100, *, after: tuple[str, int] | None = None
+    ) -> tuple[tuple[str, int], ...]:
+        """Attempts, as task and number, that are over, whose machine is gone or was never made, and of which nothing
+        was signed yet; oldest task first. `after`: those behind this one, so that one that fails keeps none back."""
+        query = select(ATTEMPTS.c.task_id, ATTEMPTS.c.number).where(_due())
+        if after is not None:
+            query = query.where(tuple_(ATTEMPTS.c.task_id, ATTEMPTS.c.number) > tuple_(*after))
+        query = query.order_by(ATTEMPTS.c.task_id, ATTEMPTS.c.number).limit(limit)
+        async with self._database.reading() as connection:
+            return tuple((row[0], row[1]) for row in await connection.execute(query))
+
+    async def record_receipt(self, task_id: str, number: int, sha256: str, *, now: datetime) -> bool:
+        """The signed statement of an attempt is in the artifact store. False: there was one, or none is due."""
+        mine = and_(ATTEMPTS.c.task_id == task_id, ATTEMPTS.c.number == number, _due())
+        written = update(ATTEMPTS).where(mine).values(receipt_sha256=sha256, receipt_at=now)
+        async with self._database.writing() as connection:
+            return (await connection.execute(written)).rowcount == 1
 
     async def _merge_all(self, items: Sequence[tuple[Lease, str, Mapping[str, Any]]]) -> Sequence[bool]:
         """Not by the database, as it does with timings: PostgreSQL takes no JSON apart that has odd text in it."""

@@ -28,6 +28,12 @@ SQL_READY = f"tasks.state = '{TaskState.QUEUED}' AND tasks.admitted_at IS NOT NU
 SQL_PENDING = f"tasks.state = '{TaskState.QUEUED}' AND tasks.admitted_at IS NULL"
 SQL_HELD = f"tasks.state IN {one_of(HELD)}"
 SQL_OPEN = f"tasks.state NOT IN {one_of(OVER)}"
+SQL_UNLAID = f"{SQL_PENDING} AND tasks.brings_packages AND tasks.layer IS NULL"
+"""It waits, and nobody has found out yet which layer its packages make."""
+SQL_LAID = """(NOT tasks.brings_packages OR EXISTS (
+  SELECT 1 FROM layers WHERE layers.key = tasks.layer AND layers.ready_at IS NOT NULL))"""
+"""What its packages make is there, if it brings some."""
+SQL_UNSTATED = "attempts.finished_at IS NOT NULL AND attempts.receipt_sha256 IS NULL"
 SQL_VM_OPEN = f"vms.state <> '{VmState.DESTROYED}'"
 SQL_SPARE = "vms.task_id IS NULL"
 
@@ -39,4 +45,5 @@ def condition(words: str) -> ColumnElement[bool]:
 
 
 READY, PENDING, IS_HELD, IS_OPEN = map(condition, (SQL_READY, SQL_PENDING, SQL_HELD, SQL_OPEN))
+UNLAID, LAID, UNSTATED = map(condition, (SQL_UNLAID, SQL_LAID, SQL_UNSTATED))
 VM_OPEN, IS_SPARE = map(condition, (SQL_VM_OPEN, SQL_SPARE))

@@ -6,16 +6,18 @@ from collections.abc import Collection, Mapping
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Executable, Update, and_, exists, literal, or_, select
+from sqlalchemy import ColumnElement, Executable, Update, and_, exists, literal, or_, select, update
 from sqlalchemy.dialects.postgresql import insert as insert_on_postgresql
 from sqlalchemy.dialects.sqlite import insert as insert_on_sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from orchestrator.domain.outcome import PLATFORM_EXIT, Reason
 from orchestrator.domain.task import TaskState
 from orchestrator.store.bell import Bell
 from orchestrator.store.chain import Columns
-from orchestrator.store.conditions import IS_HELD, SQL_HELD
+from orchestrator.store.conditions import IS_HELD, LAID, PENDING, SQL_HELD
 from orchestrator.store.engine import Database
+from orchestrator.store.events import EventKind, write_events
 from orchestrator.store.schema import DEPENDENCIES, QUEUES, TASKS
 from orchestrator.store.views import Lease, TaskRow, task_view
 
@@ -23,6 +25,9 @@ HELD_BY_V = f"tasks.id = v.task_id AND {SQL_HELD} AND tasks.attempt = v.attempt 
 """The guard of every write of a runner, in a `Chain`."""
 LEASE: Columns = {"task_id": str, "attempt": int, "runner_id": str}
 IN_ORDER = ("tasks", "tasks.id = given.task_id", "tasks.id")
+BUILDERS = "mayfly"
+"""The frontend of the tasks that build layers. Nobody else's task may depend on one of its tasks, so that whoever does
+waits for a layer."""
 LET_GO = {"stage": None, "runner_id": None, "lease_expires_at": None}
 
 
@@ -71,8 +76,27 @@ def unfinished() -> ColumnElement[bool]:
 
 
 def is_due(now: datetime) -> ColumnElement[bool]:
-    """Of a task: its time has come, and all that it depends on has FINISHED."""
-    return and_(or_(TASKS.c.not_before.is_(None), TASKS.c.not_before <= now), ~unfinished())
+    """Of a task: its time has come, all that it depends on has FINISHED, and what its packages make is there."""
+    return and_(or_(TASKS.c.not_before.is_(None), TASKS.c.not_before <= now), ~unfinished(), LAID)
+
+
+async def give_up(
+    connection: AsyncConnection, ids: Collection[str], reason: Reason, message: str, *, now: datetime
+) -> None:
+    """These wait, and can never run: FAILED."""
+    if not ids:
+        return
+    values = {
+        "state": TaskState.FAILED,
+        "reason": reason,
+        "message": message,
+        "exit_code": PLATFORM_EXIT,
+        "finished_at": now,
+        "deadline_at": None,
+    }
+    await connection.execute(update(TASKS).where(TASKS.c.id.in_(tuple(ids)), PENDING).values(values))
+    data = {"reason": reason, "message": message}
+    await write_events(connection, EventKind.TASK_FAILED, [{"task_id": each, "data": data} for each in ids], now=now)
 
 
 async def applied(connection: AsyncConnection, guarded: Update) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 from sqlalchemy import bindparam, select, text, update
@@ -9,7 +10,16 @@ from sqlalchemy import bindparam, select, text, update
 from orchestrator.store.columns import SafeWord, UtcDateTime
 from orchestrator.store.engine import Database
 from orchestrator.store.schema import LEADERS
-from orchestrator.store.views import LeaderRow, leader_view
+from orchestrator.store.views import Row
+
+
+@dataclass(frozen=True, slots=True)
+class LeaderRow:
+    name: str
+    holder: str
+    term: int
+    expires_at: datetime
+
 
 # Who leads extends its lease; who does not takes one that has run out, in a new term; all in one statement.
 _LEAD = text("""
@@ -57,4 +67,8 @@ class Leaders:
         """Who led last; its lease may have run out. None: nobody ever did."""
         async with self._database.reading() as connection:
             row = (await connection.execute(select(LEADERS).where(LEADERS.c.name == name))).mappings().first()
-            return None if row is None else leader_view(row)
+            return None if row is None else _view(row)
+
+
+def _view(row: Row) -> LeaderRow:
+    return LeaderRow(**{name: row[name] for name in LeaderRow.__dataclass_fields__})

@@ -14,9 +14,11 @@ from orchestrator.store.bell import Bell, Wakeups
 from orchestrator.store.clock import Clock
 from orchestrator.store.engine import Database
 from orchestrator.store.events import Events
+from orchestrator.store.layers import Layers
 from orchestrator.store.leaders import Leaders
 from orchestrator.store.migrate import revision, upgrade
 from orchestrator.store.queues import Queues
+from orchestrator.store.reviews import Reviews
 from orchestrator.store.runners import Runners
 from orchestrator.store.schedules import Schedules
 from orchestrator.store.schema import INSTALLATION
@@ -38,6 +40,8 @@ class Store:
         self.tasks = Tasks(database, self._bell)
         self.queues = Queues(database, self._bell)
         self.leaders = Leaders(database)
+        self.layers = Layers(database, self._bell, self.tasks)
+        self.reviews = Reviews(database)
         self.schedules = Schedules(database, self.tasks)
         self.attempts = Attempts(database)
         self.vms = Vms(database)

@@ -34,6 +34,8 @@ _GIVEN: Columns = {
     "idempotency_key": str,
     "delivery": str,
     "deadline_at": datetime,
+    "submitted_by": str,
+    "brings_packages": bool,
 }
 _NAMES = ", ".join(_GIVEN)
 _VALUES = ", ".join(f"v.{name}" for name in _GIVEN)
@@ -58,6 +60,7 @@ _OTHERWISE: Row = {
     "started_at": None,
     "finished_at": None,
     "avoid": [],
+    "layer": None,
 }
 """What no new task has."""
 
@@ -74,6 +77,7 @@ class Submission:
     key: str | None = None
     hold: bool = False
     max_waiting: int | None = None
+    submitted_by: str = ""
 
     @property
     def depends(self) -> bool:
@@ -103,6 +107,7 @@ class Submission:
             due = (terms.not_before is None or terms.not_before <= now) and all(
                 states[other] is TaskState.FINISHED for other in terms.depends_on
             )
+            due = due and not spec.packages  # whose layer is to be found out first
             rows.append(
                 {
                     **_OTHERWISE,
@@ -119,6 +124,8 @@ class Submission:
                     "idempotency_key": self.key,
                     "delivery": terms.delivery.value,
                     "deadline_at": as_utc(self.deadline_at),
+                    "submitted_by": self.submitted_by,
+                    "brings_packages": bool(spec.packages),
                 }
             )
         return rows

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from sqlalchemy import delete, insert, select, update
@@ -9,11 +10,28 @@ from sqlalchemy.exc import IntegrityError
 
 from orchestrator.domain.errors import NotFound, NotPossible
 from orchestrator.domain.task import TaskSpec
-from orchestrator.store.encoding import spec_to_json
+from orchestrator.store.encoding import spec_from_json, spec_to_json
 from orchestrator.store.engine import Database
 from orchestrator.store.schema import SCHEDULES
 from orchestrator.store.tasks import Tasks
-from orchestrator.store.views import ScheduleRow, TaskRow, schedule_view
+from orchestrator.store.views import Row, TaskRow
+
+
+@dataclass(frozen=True, slots=True)
+class ScheduleRow:
+    """A recurring task: by a `cron` line in `time_zone`, or every `interval_seconds`. `catch_up`: whether instants that
+    were missed are made up for. `next_at`: the next instant."""
+
+    name: str
+    spec: TaskSpec
+    frontend: str
+    cron: str | None
+    interval_seconds: float | None
+    time_zone: str
+    catch_up: bool
+    next_at: datetime
+    paused_at: datetime | None = None
+    last_task_id: str | None = None
 
 
 def key_of(name: str, instant: datetime) -> str:
@@ -37,7 +55,7 @@ class Schedules:
         try:
             async with self._database.writing() as connection:
                 made = (await connection.execute(insert(SCHEDULES).values(row).returning(SCHEDULES))).mappings().one()
-                return schedule_view(made)
+                return _view(made)
         except IntegrityError as error:
             problem = f"there is a schedule {schedule.name!r} already"
             raise NotPossible("name", problem, "remove it first, or take another name") from error
@@ -46,7 +64,7 @@ class Schedules:
         """All, by name."""
         async with self._database.reading() as connection:
             rows = (await connection.execute(select(SCHEDULES).order_by(SCHEDULES.c.name))).mappings()
-            return tuple(schedule_view(row) for row in rows)
+            return tuple(_view(row) for row in rows)
 
     async def get(self, name: str) -> ScheduleRow:
         """Raises NotFound."""
@@ -106,3 +124,8 @@ class Schedules:
             await connection.execute(update(SCHEDULES).where(SCHEDULES.c.name == name).values(last_task_id=task.id))
         self._tasks.ring()
         return task
+
+
+def _view(row: Row) -> ScheduleRow:
+    fields = {name: row[name] for name in ScheduleRow.__dataclass_fields__}
+    return ScheduleRow(**{**fields, "spec": spec_from_json(row["spec"])})

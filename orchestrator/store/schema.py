@@ -17,13 +17,13 @@ from sqlalchemy import (
     Integer,
     MetaData,
     Table,
-    text,
+    false,
 )
-from sqlalchemy.orm import registry
-from sqlmodel import AutoString, Field, SQLModel
+from sqlmodel import AutoString, Field
 
 from orchestrator.domain.task import Delivery, Stage, TaskState
 from orchestrator.domain.vm import VmState
+from orchestrator.store.apart import Installation, Leader, Schedule, Share
 from orchestrator.store.columns import SafeText, SafeWord, UtcDateTime
 from orchestrator.store.conditions import (
     HELD,
@@ -33,42 +33,18 @@ from orchestrator.store.conditions import (
     SQL_PENDING,
     SQL_READY,
     SQL_SPARE,
+    SQL_UNLAID,
+    SQL_UNSTATED,
     SQL_VM_OPEN,
     one_of,
 )
-
-NAMING = {
-    "ix": "ix_%(table_name)s_%(column_0_N_name)s",
-    "uq": "uq_%(table_name)s_%(column_0_N_name)s",
-    "ck": "ck_%(table_name)s_%(constraint_name)s",
-    "fk": "fk_%(table_name)s_%(column_0_N_name)s",
-    "pk": "pk_%(table_name)s",
-}
+from orchestrator.store.metadata import Rows, partial
+from orchestrator.store.views import Decision
 
 _held, _over = one_of(HELD), one_of(OVER)
 
 
-def _partial(name: str, *columns: str, where: str, unique: bool = False) -> Index:
-    words = text(where.replace("tasks.", "").replace("vms.", ""))
-    return Index(name, *columns, unique=unique, postgresql_where=words, sqlite_where=words)
-
-
-class _Base(SQLModel, registry=registry(metadata=MetaData(naming_convention=NAMING))):
-    """Tables of this database alone: other parts of the program may use SQLModel for theirs."""
-
-
-class Installation(_Base, table=True):
-    """One row: which installation this database belongs to."""
-
-    __tablename__ = "installation"
-    __table_args__ = (CheckConstraint("single = 1", name="single"),)
-
-    single: int = Field(default=1, primary_key=True, sa_column_kwargs={"autoincrement": False})
-    id: str
-    made_at: datetime = Field(sa_type=UtcDateTime)
-
-
-class Runner(_Base, table=True):
+class Runner(Rows, table=True):
     __tablename__ = "runners"
 
     id: str = Field(primary_key=True)
@@ -82,7 +58,7 @@ class Runner(_Base, table=True):
     draining_at: datetime | None = Field(sa_type=UtcDateTime)
 
 
-class Task(_Base, table=True):
+class Task(Rows, table=True):
     __tablename__ = "tasks"
     __table_args__ = (
         CheckConstraint(f"state IN {one_of(TaskState)}", name="state"),
@@ -100,16 +76,18 @@ class Task(_Base, table=True):
         CheckConstraint(f"delivery IN {one_of(Delivery)}", name="delivery"),
         CheckConstraint(f"state IN {_over} OR deadline_at IS NOT NULL", name="deadline"),
         Index("ix_tasks_state_pool_id", "state", "pool", "id"),
-        _partial("ix_tasks_ready", "pool", "priority", "frontend", "id", where=SQL_READY),
+        partial("ix_tasks_ready", "pool", "priority", "frontend", "id", where=SQL_READY),
         # SQLite's planner takes it, and not the first one, because it begins with what that begins with.
-        _partial("ix_tasks_pending", "state", "not_before", where=SQL_PENDING),
-        _partial("ix_tasks_held", "pool", "frontend", where=SQL_HELD),
-        _partial("ix_tasks_held_by", "runner_id", where=SQL_HELD),
-        _partial("ix_tasks_deadline_at", "deadline_at", where=SQL_OPEN),
-        _partial("ix_tasks_pool_finished_at", "pool", "finished_at", where="finished_at IS NOT NULL"),
-        _partial(
+        partial("ix_tasks_pending", "state", "not_before", where=SQL_PENDING),
+        partial("ix_tasks_held", "pool", "frontend", where=SQL_HELD),
+        partial("ix_tasks_held_by", "runner_id", where=SQL_HELD),
+        partial("ix_tasks_deadline_at", "deadline_at", where=SQL_OPEN),
+        partial("ix_tasks_pool_finished_at", "pool", "finished_at", where="finished_at IS NOT NULL"),
+        partial(
             "ix_tasks_idempotency_key", "frontend", "idempotency_key", where="idempotency_key IS NOT NULL", unique=True
         ),
+        partial("ix_tasks_unlaid", "id", where=SQL_UNLAID),
+        partial("ix_tasks_layer", "layer", where="layer IS NOT NULL"),
     )
 
     id: str = Field(primary_key=True)
@@ -136,9 +114,12 @@ class Task(_Base, table=True):
     delivery: str
     deadline_at: datetime | None = Field(sa_type=UtcDateTime)
     avoid: Any = Field(sa_type=JSON, nullable=False)
+    submitted_by: str = Field(sa_column_kwargs={"server_default": ""})
+    brings_packages: bool = Field(sa_column_kwargs={"server_default": false()})
+    layer: str | None
 
 
-class Dependency(_Base, table=True):
+class Dependency(Rows, table=True):
     """`task_id` waits for `on_task_id` to have FINISHED."""
 
     __tablename__ = "dependencies"
@@ -148,7 +129,7 @@ class Dependency(_Base, table=True):
     on_task_id: str = Field(primary_key=True, foreign_key="tasks.id")
 
 
-class Queue(_Base, table=True):
+class Queue(Rows, table=True):
     """What is said of a pool's queue, from its first task on. `turn`: when it was last served, in microseconds since
     1970, or one more than the time before. One that is drained is paused, too. `rotated_at`: machines of older image
     versions that were made before are to be replaced."""
@@ -168,50 +149,10 @@ class Queue(_Base, table=True):
     rotated_at: datetime | None = Field(sa_type=UtcDateTime)
 
 
-class Share(_Base, table=True):
-    """When a frontend was last served by a queue: the queue's turn of that time."""
-
-    __tablename__ = "shares"
-
-    pool: str = Field(primary_key=True)
-    frontend: str = Field(primary_key=True)
-    turn: int = Field(sa_type=BigInteger)
-
-
-class Leader(_Base, table=True):
-    """Who of several acts. `term` grows whenever that changes."""
-
-    __tablename__ = "leaders"
-
-    name: str = Field(primary_key=True)
-    holder: str
-    term: int = Field(sa_type=BigInteger)
-    expires_at: datetime = Field(sa_type=UtcDateTime)
-
-
-class Schedule(_Base, table=True):
-    """A recurring task: by a cron line or by an interval."""
-
-    __tablename__ = "schedules"
-    __table_args__ = (CheckConstraint("(cron IS NULL) <> (interval_seconds IS NULL)", name="rule"),)
-
-    name: str = Field(primary_key=True)
-    spec: Any = Field(sa_type=JSON, nullable=False)
-    frontend: str
-    cron: str | None
-    interval_seconds: float | None
-    time_zone: str
-    catch_up: bool
-    next_at: datetime = Field(sa_type=UtcDateTime)
-    paused_at: datetime | None = Field(sa_type=UtcDateTime)
-    last_task_id: str | None
-    made_at: datetime = Field(sa_type=UtcDateTime)
-
-
 LAUNCHES = ("ok", "failed")
 
 
-class Vm(_Base, table=True):
+class Vm(Rows, table=True):
     """For no attempt (`task_id` is NULL): a spare. `launch`: how it went, once that is known."""
 
     __tablename__ = "vms"
@@ -231,9 +172,9 @@ class Vm(_Base, table=True):
             f"(launch IS NOT NULL AND launch IN {one_of(LAUNCHES)} AND launch_at IS NOT NULL)",
             name="launch",
         ),
-        _partial("ix_vms_open", "pool", where=SQL_VM_OPEN),
-        _partial("ix_vms_launch_at", "launch_at", where="launch_at IS NOT NULL"),
-        _partial("ix_vms_destroyed_at", "destroyed_at", where=f"{SQL_SPARE} AND destroyed_at IS NOT NULL"),
+        partial("ix_vms_open", "pool", where=SQL_VM_OPEN),
+        partial("ix_vms_launch_at", "launch_at", where="launch_at IS NOT NULL"),
+        partial("ix_vms_destroyed_at", "destroyed_at", where=f"{SQL_SPARE} AND destroyed_at IS NOT NULL"),
         Index("ix_vms_task_id_attempt", "task_id", "attempt"),
     )
 
@@ -260,12 +201,18 @@ class Vm(_Base, table=True):
     launch_at: datetime | None = Field(sa_type=UtcDateTime)
 
 
-class Attempt(_Base, table=True):
+class Attempt(Rows, table=True):
     __tablename__ = "attempts"
     __table_args__ = (
         CheckConstraint("number >= 1", name="number"),
         CheckConstraint(f"stage IS NULL OR stage IN {one_of(Stage)}", name="stage"),
-        _partial("ix_attempts_vm_id", "vm_id", where="vm_id IS NOT NULL"),
+        CheckConstraint(
+            "(receipt_sha256 IS NULL AND receipt_at IS NULL) OR "
+            "(receipt_sha256 IS NOT NULL AND receipt_at IS NOT NULL AND finished_at IS NOT NULL)",
+            name="receipt",
+        ),
+        partial("ix_attempts_vm_id", "vm_id", where="vm_id IS NOT NULL"),
+        partial("ix_attempts_unstated", "task_id", "number", where=SQL_UNSTATED),
     )
 
     task_id: str = Field(primary_key=True, foreign_key="tasks.id")
@@ -283,9 +230,50 @@ class Attempt(_Base, table=True):
     finished_at: datetime | None = Field(sa_type=UtcDateTime)
     verdict: Any | None = Field(sa_type=JSON(none_as_null=True))
     host: str | None
+    read_bytes: int | None = Field(sa_type=BigInteger)
+    written_bytes: int | None = Field(sa_type=BigInteger)
+    receipt_sha256: str | None
+    receipt_at: datetime | None = Field(sa_type=UtcDateTime)
 
 
-class Event(_Base, table=True):
+class Layer(Rows, table=True):
+    """What comes of the packages of all tasks that name its key. `task_id`: its builder, and `blob` what that made; it
+    goes with it. No foreign key leads here: tasks and layers would refer to each other."""
+
+    __tablename__ = "layers"
+    __table_args__ = (
+        CheckConstraint(
+            "(ready_at IS NULL AND blob IS NULL AND resolved IS NULL) OR "
+            "(ready_at IS NOT NULL AND blob IS NOT NULL AND resolved IS NOT NULL)",
+            name="ready",
+        ),
+        Index("ix_layers_task_id", "task_id", unique=True),
+        partial("ix_layers_unready", "key", where="ready_at IS NULL"),
+    )
+
+    key: str = Field(primary_key=True)
+    image_version: str
+    task_id: str = Field(foreign_key="tasks.id")
+    blob: str | None
+    resolved: Any | None = Field(sa_type=JSON(none_as_null=True))
+    made_at: datetime = Field(sa_type=UtcDateTime)
+    ready_at: datetime | None = Field(sa_type=UtcDateTime)
+
+
+class Review(Rows, table=True):
+    """What somebody decided of the results of a task that is over."""
+
+    __tablename__ = "reviews"
+    __table_args__ = (CheckConstraint(f"decision IN {one_of(Decision)}", name="decision"),)
+
+    task_id: str = Field(primary_key=True, foreign_key="tasks.id")
+    decision: str
+    by: str = Field(sa_type=SafeText)
+    why: str = Field(sa_type=SafeText)
+    at: datetime = Field(sa_type=UtcDateTime)
+
+
+class Event(Rows, table=True):
     """Append-only. `number` grows and is never used again."""
 
     __tablename__ = "events"
@@ -293,7 +281,7 @@ class Event(_Base, table=True):
         ForeignKeyConstraint(["task_id"], ["tasks.id"]),
         ForeignKeyConstraint(["vm_id"], ["vms.id"]),
         Index("ix_events_task_id_number", "task_id", "number"),
-        _partial("ix_events_vm_id", "vm_id", where="vm_id IS NOT NULL"),
+        partial("ix_events_vm_id", "vm_id", where="vm_id IS NOT NULL"),
         {"sqlite_autoincrement": True},
     )
 
@@ -307,24 +295,26 @@ class Event(_Base, table=True):
     data: Any = Field(sa_type=JSON, nullable=False)
 
 
-METADATA: MetaData = _Base.metadata
+METADATA: MetaData = Rows.metadata
 for _column in (column for table in METADATA.tables.values() for column in table.columns):
     if isinstance(_column.type, AutoString):
         _column.type = SafeWord()
 
 
-def _table(name: str) -> Table:
-    return METADATA.tables[name]
+def _table(rows: type[Rows]) -> Table:
+    return METADATA.tables[str(rows.__tablename__)]
 
 
-INSTALLATION = _table("installation")
-RUNNERS = _table("runners")
-TASKS = _table("tasks")
-VMS = _table("vms")
-ATTEMPTS = _table("attempts")
-EVENTS = _table("events")
-DEPENDENCIES = _table("dependencies")
-QUEUES = _table("queues")
-SHARES = _table("shares")
-LEADERS = _table("leaders")
-SCHEDULES = _table("schedules")
+INSTALLATION = _table(Installation)
+RUNNERS = _table(Runner)
+TASKS = _table(Task)
+VMS = _table(Vm)
+ATTEMPTS = _table(Attempt)
+EVENTS = _table(Event)
+DEPENDENCIES = _table(Dependency)
+QUEUES = _table(Queue)
+SHARES = _table(Share)
+LEADERS = _table(Leader)
+SCHEDULES = _table(Schedule)
+LAYERS = _table(Layer)
+REVIEWS = _table(Review)

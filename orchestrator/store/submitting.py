@@ -16,7 +16,7 @@ from orchestrator.domain.errors import InvalidTask, NotFound, NotPossible
 from orchestrator.domain.task import TaskSpec, TaskState
 from orchestrator.store.bell import Bell
 from orchestrator.store.columns import kept
-from orchestrator.store.encoding import spec_to_json
+from orchestrator.store.encoding import spec_from_json, spec_to_json
 from orchestrator.store.engine import Database
 from orchestrator.store.events import EventKind, write_event
 from orchestrator.store.grouped import Grouped
@@ -55,20 +55,21 @@ class Submitting(Room):
         now: datetime,
         deadline_at: datetime,
         frontend: str = "local",
+        submitted_by: str = "",
         idempotency_key: str | None = None,
         hold: bool = False,
         max_waiting: int | None = None,
     ) -> TaskRow:
         """Write a new task: QUEUED, or NEW with `hold`, to be released later. The spec is taken as valid.
 
-        deadline_at: when it fails if nobody has claimed it. idempotency_key: the task that this frontend submitted with
-        it before, if it did. max_waiting: how many tasks of the pool may be QUEUED, about (they are not counted at each
-        submit while there is room for many). Raises InvalidTask (too large, a dependency that cannot be waited for) and
-        NotPossible (`pool`: full; `idempotency_key`: used for another task).
+        deadline_at: when it fails if nobody has claimed it. submitted_by: who wants it. idempotency_key: the task that
+        this frontend submitted with it before, if it did. max_waiting: how many tasks of the pool may be QUEUED, about
+        (they are not counted at each submit while there is room for many). Raises InvalidTask (too large, a dependency
+        that cannot be waited for) and NotPossible (`pool`: full; `idempotency_key`: used for another task).
         """
         data = [_encoded(spec)]
         [made] = await self._submit(
-            Submission((spec,), data, now, deadline_at, frontend, idempotency_key, hold, max_waiting)
+            Submission((spec,), data, now, deadline_at, frontend, idempotency_key, hold, max_waiting, submitted_by)
         )
         return made
 
@@ -79,6 +80,7 @@ class Submitting(Room):
         now: datetime,
         deadline_at: datetime,
         frontend: str = "local",
+        submitted_by: str = "",
         hold: bool = False,
         max_waiting: int | None = None,
     ) -> tuple[TaskRow, ...]:
@@ -86,7 +88,9 @@ class Submitting(Room):
         if not specs:
             return ()
         data = [_encoded(spec) for spec in specs]
-        return await self._submit(Submission(specs, data, now, deadline_at, frontend, None, hold, max_waiting))
+        return await self._submit(
+            Submission(specs, data, now, deadline_at, frontend, None, hold, max_waiting, submitted_by)
+        )
 
     async def _submit(self, submission: Submission) -> tuple[TaskRow, ...]:
         for last in range(_TRIES)[::-1]:
@@ -133,10 +137,14 @@ class Submitting(Room):
         now: datetime,
         deadline_at: datetime,
         frontend: str,
-        idempotency_key: str,
+        submitted_by: str = "",
+        idempotency_key: str | None = None,
+        max_waiting: int | None = None,
     ) -> TaskRow:
         """As `submit`, within the transaction of `connection`, whose IntegrityError and wake-up are the caller's."""
-        submission = Submission((spec,), [_encoded(spec)], now, deadline_at, frontend, idempotency_key)
+        submission = Submission(
+            (spec,), [_encoded(spec)], now, deadline_at, frontend, idempotency_key, False, max_waiting, submitted_by
+        )
         [made] = await self._write(connection, submission)
         return made
 
@@ -149,7 +157,8 @@ class Submitting(Room):
         if key is not None and not kept(key):
             raise InvalidTask("idempotency_key", f"{key!r} has a character that no database keeps", "give another key")
         if key is not None and (before := await _with_key(connection, frontend, key)) is not None:
-            if before["spec"] != json.loads(submission.encoded[0]):
+            # Not as JSON: that of a former version lacks what there was not then.
+            if spec_from_json(before["spec"]) != spec_from_json(json.loads(submission.encoded[0])):
                 raise NotPossible("idempotency_key", f"{key!r} was used for another task", "give another key")
             return (task_view(before),)
         pools = Counter(spec.pool for spec in specs)

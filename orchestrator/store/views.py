@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
+from enum import StrEnum
 from typing import Any
 
 from sqlalchemy.engine import RowMapping
@@ -38,6 +39,7 @@ class TaskRow:
 
     admitted_at: since when nothing but room kept it from being claimed; None: it is not ready. not_before: when it may
     become so. deadline_at: by when it must have left its state; None once it is over. avoid: hosts that failed it.
+    submitted_by: who; "" when nobody said. layer: key of what its packages make, once that is known.
     """
 
     id: str
@@ -61,6 +63,8 @@ class TaskRow:
     idempotency_key: str | None
     deadline_at: datetime | None
     avoid: tuple[str, ...]
+    submitted_by: str
+    layer: str | None
 
     @property
     def lease(self) -> Lease | None:
@@ -90,7 +94,7 @@ class Beat:
 class AttemptRow:
     """`artifacts`: name (stdout, stderr, trace, console, outputs) → reference in the artifact store.
     `environment`: facts of the machine. `verdict`: what will be said of the task once the machine is gone.
-    `host`: of the hypervisor."""
+    `host`: of the hypervisor. `receipt_sha256`: of the signed statement of it, once there is one."""
 
     task_id: str
     number: int
@@ -106,6 +110,8 @@ class AttemptRow:
     finished_at: datetime | None
     verdict: Verdict | None
     host: str | None
+    receipt_sha256: str | None
+    receipt_at: datetime | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,6 +172,13 @@ class Launch:
     message: str
     seconds: float | None
     at: datetime
+
+
+class Decision(StrEnum):
+    """Of whoever saw a task's results first: others may see them, or nobody ever will."""
+
+    RELEASED = "released"
+    REJECTED = "rejected"
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,31 +248,6 @@ class Throughput:
     mean_seconds: float | None
 
 
-@dataclass(frozen=True, slots=True)
-class LeaderRow:
-    name: str
-    holder: str
-    term: int
-    expires_at: datetime
-
-
-@dataclass(frozen=True, slots=True)
-class ScheduleRow:
-    """A recurring task: by a `cron` line in `time_zone`, or every `interval_seconds`. `catch_up`: whether instants that
-    were missed are made up for. `next_at`: the next instant."""
-
-    name: str
-    spec: TaskSpec
-    frontend: str
-    cron: str | None
-    interval_seconds: float | None
-    time_zone: str
-    catch_up: bool
-    next_at: datetime
-    paused_at: datetime | None = None
-    last_task_id: str | None = None
-
-
 def task_view(row: Row, spec: TaskSpec | None = None) -> TaskRow:
     """`spec`: that of the row, where it has been read already."""
     return TaskRow(
@@ -284,6 +272,8 @@ def task_view(row: Row, spec: TaskSpec | None = None) -> TaskRow:
         idempotency_key=row["idempotency_key"],
         deadline_at=row["deadline_at"],
         avoid=tuple(row["avoid"]),
+        submitted_by=row["submitted_by"],
+        layer=row["layer"],
     )
 
 
@@ -296,13 +286,15 @@ def attempt_view(row: Row) -> AttemptRow:
         stage=None if row["stage"] is None else Stage(row["stage"]),
         timings=timings_from_json(row["timings"]),
         outcome=None if row["outcome"] is None else outcome_from_json(row["outcome"]),
-        usage=Usage(row["cpu_seconds"], row["memory_peak_bytes"]),
+        usage=Usage(row["cpu_seconds"], row["memory_peak_bytes"], row["read_bytes"], row["written_bytes"]),
         artifacts=dict(row["artifacts"]),
         environment=dict(row["environment"]),
         started_at=row["started_at"],
         finished_at=row["finished_at"],
         verdict=None if row["verdict"] is None else verdict_from_json(row["verdict"]),
         host=row["host"],
+        receipt_sha256=row["receipt_sha256"],
+        receipt_at=row["receipt_at"],
     )
 
 
@@ -331,12 +323,3 @@ def event_view(row: Row) -> EventRow:
 def runner_view(row: Row) -> RunnerRow:
     fields = {name: row[name] for name in RunnerRow.__dataclass_fields__}
     return RunnerRow(**{**fields, "pools": tuple(row["pools"])})
-
-
-def leader_view(row: Row) -> LeaderRow:
-    return LeaderRow(**{name: row[name] for name in LeaderRow.__dataclass_fields__})
-
-
-def schedule_view(row: Row) -> ScheduleRow:
-    fields = {name: row[name] for name in ScheduleRow.__dataclass_fields__}
-    return ScheduleRow(**{**fields, "spec": spec_from_json(row["spec"])})

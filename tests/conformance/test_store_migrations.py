@@ -263,7 +263,7 @@ async def test_a_migration_that_fails_changes_nothing(database: Database, empty_
 
 async def test_a_newer_schema_is_refused_untouched(database: Database, empty_url: str) -> None:
     async with await Store.open(empty_url) as store:
-        assert (await store.describe()).endswith("schema 0003")
+        assert (await store.describe()).endswith("schema 0004")
     async with database.writing() as connection:
         await connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
     with pytest.raises(NotPossible, match=r"newer Mayfly: its schema is 9999.*(another MAYFLY_HOME)") as refused:
