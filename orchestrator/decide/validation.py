@@ -10,6 +10,7 @@ import shlex
 from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime
 
+from orchestrator.decide import layers
 from orchestrator.decide.entrypoint import TASK_OUT, argv_of
 from orchestrator.decide.outputs import parts
 from orchestrator.domain.errors import InvalidTask
@@ -55,6 +56,7 @@ def problems(spec: TaskSpec, pools: Mapping[str, Pool], *, now: datetime | None 
     if spec.pool in pools:
         yield from _limits(spec.limits, pools[spec.pool])
         yield from _profiles(spec, pools[spec.pool])
+        yield from layers.problems(spec, pools)
     yield from _terms(spec.terms)
     if spec.pool in pools and now is not None:
         yield from _instant(spec.terms.not_before, pools[spec.pool], now)
