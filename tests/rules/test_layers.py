@@ -21,6 +21,7 @@ VIOLATIONS = {
     "measurements read the database": ("telemetry/__init__.py", "from orchestrator import store"),
     "the metrics import an extra": ("telemetry/metrics.py", "import opentelemetry"),
     "reports meets a machine": ("reports/__init__.py", "from orchestrator import guest"),
+    "receipts meets a machine": ("receipts/__init__.py", "from orchestrator import opennebula"),
 }
 
 

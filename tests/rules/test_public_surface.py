@@ -21,7 +21,7 @@ GROUPS = {
     "image": ("build", "list", "promote", "rollback"),
     "cloud": ("start", "status", "stop"),
 }
-ROOMS = ("store", "artifacts", "guest", "opennebula", "telemetry")
+ROOMS = ("store", "artifacts", "guest", "opennebula", "receipts", "telemetry")
 
 
 def test_help_names_every_command() -> None:
