@@ -28,7 +28,7 @@ from orchestrator.domain.errors import (
     CloudWrongState,
     NotDestroyed,
 )
-from orchestrator.domain.proof import CloseProof
+from orchestrator.domain.proof import CloseProof, Disks
 from orchestrator.opennebula.client import Client
 from orchestrator.opennebula.folders import Folders
 from orchestrator.opennebula.sights import Sight
@@ -97,7 +97,10 @@ class Ender:
     async def proof(self, vm_id: int, sight: Sight | None) -> CloseProof:
         """Of a VM that was seen DONE, or is unknown to OpenNebula."""
         self.forget(vm_id)
-        disks = await self.folders.proof(vm_id, None if sight is None else sight.datastore)
+        if sight is not None and sight.host is None:
+            disks = Disks(why_not="it came to no host, where it would have had any")
+        else:
+            disks = await self.folders.proof(vm_id, None if sight is None else sight.datastore)
         if disks.left:
             log.warning("OpenNebula has ended VM %d, and its disks are %s", vm_id, disks.text)
         if sight is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
@@ -215,6 +216,11 @@ class Images(Generic[Listed]):
             await self._until(lambda: self._is_off(vm_id), f"VM {vm_id} is not POWEROFF again", deadline)
         return image_id
 
+    async def digest(self, image_id: int) -> str:
+        """The SHA-256 of the image's file, in hex; "" where that file is not to be seen from here."""
+        source = str((await self._client.ask("image.info", image_id)).SOURCE or "")
+        return await asyncio.to_thread(_digest_of, Path(source)) if source.startswith("/") else ""
+
     async def destroy(self, vm_id: int, *, within: float) -> None:
         """See `Cloud.terminate`."""
         await self._cloud.terminate(vm_id, within=within)
@@ -306,3 +312,11 @@ class Images(Generic[Listed]):
             if time.monotonic() >= deadline:
                 raise CloudError(f"{problem} after {time.monotonic() - began:.0f} s")
             await asyncio.sleep(self._cloud.poll_seconds)
+
+
+def _digest_of(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError:
+        return ""

@@ -101,7 +101,9 @@ class CloudVm:
 
 @dataclass(frozen=True, slots=True)
 class ImageVersion:
-    """One version of a base image: a VM template, tagged as ours, and the images that it boots from."""
+    """One version of a base image: a VM template, tagged as ours, and the images that it boots from. `recipe`: the hash
+    of the definition that it was built from; `disk_sha256`: of the disk's file. Either is empty when the build could
+    not tell. `created`: seconds since the epoch."""
 
     template_id: int
     template_name: str
@@ -112,6 +114,8 @@ class ImageVersion:
     kernel_image: int | None
     ramdisk_image: int | None
     created: int
+    recipe: str = ""
+    disk_sha256: str = ""
 
     @classmethod
     def read(cls, template: Any) -> ImageVersion | None:
@@ -133,6 +137,8 @@ class ImageVersion:
             kernel_image=_file_image(boot.get("KERNEL_DS")),
             ramdisk_image=_file_image(boot.get("INITRD_DS")),
             created=int(template.REGTIME),
+            recipe=tags.get("MAYFLY_RECIPE", ""),
+            disk_sha256=tags.get("MAYFLY_DISK_SHA256", ""),
         )
 
 

@@ -94,11 +94,13 @@ async def build_candidate(tools: BuildTools, definition: Definition, builder: st
             disk = await cloud.save_disk(vm_id, 0, name, within=_SAVE_SECONDS)
             _later_delete_image(cloud, disk, staying)
             await cloud.tag_image(disk, tags)
+            digest = await cloud.digest(disk)
         version = {
             "MAYFLY_IMAGE": definition.name,
             "MAYFLY_VERSION": str(number),
             "MAYFLY_STATE": str(VersionState.CANDIDATE),
             "MAYFLY_RECIPE": recipe,
+            **({"MAYFLY_DISK_SHA256": digest} if digest else {}),
             **{tag: str(each) for tag, each in zip(IMAGE_TAGS.values(), (disk, kernel, ramdisk), strict=True)},
         }
         template = await _template(cloud, definition, name, (disk, kernel, ramdisk), tags | version, staying)

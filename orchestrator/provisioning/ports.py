@@ -108,6 +108,9 @@ class ImageCloud(Protocol):
         """`one.vm.disksaveas` of a VM in POWEROFF; return the new image's id once that image is READY and the VM is
         back in POWEROFF."""
 
+    async def digest(self, image_id: int) -> str:
+        """The SHA-256 of the image's file, in hex; "" where that file is not to be seen from here."""
+
     async def destroy(self, vm_id: int, *, within: float) -> None:
         """`terminate-hard`, again while it is refused because the VM still starts; return once the VM is DONE."""
 

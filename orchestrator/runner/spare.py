@@ -17,7 +17,7 @@ from orchestrator.guest import TRACE_PATH, Arming, Guest, require, require_seale
 from orchestrator.opennebula import ImageVersion
 from orchestrator.runner.launching import Order, ask_for, boot, connect
 from orchestrator.runner.machine import Machine, move, watched
-from orchestrator.runner.tellable import probed, told_by
+from orchestrator.runner.tellable import probed, told_by, told_of_image
 from orchestrator.runner.tools import Tools
 from orchestrator.trace.command import traced
 
@@ -88,7 +88,7 @@ async def make_ready(spare: Spare, image: ImageVersion, tools: Tools) -> None:
     spare.around.push_async_callback(guest.close)
     facts, probes = await guest.make_ready(arming_of(pool), extra=tools.forbidden)
     now = tools.store.clock.now()
-    spare.told = told_by(facts) | probed(probes, at=now)
+    spare.told = told_of_image(image) | told_by(facts) | probed(probes, at=now)
     require(facts)
     require_sealed(probes)
     order.is_fit()

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 from orchestrator.guest import Facts, Probe
+from orchestrator.opennebula import ImageVersion
 
 
 def told_by(facts: Facts) -> dict[str, Any]:
@@ -17,6 +18,19 @@ def told_by(facts: Facts) -> dict[str, Any]:
         "disk_free_bytes": facts.disk_free_bytes,
         "boot_seconds": facts.uptime_seconds,
     }
+
+
+def told_of_image(image: ImageVersion) -> dict[str, Any]:
+    """What it was made of."""
+    told = {
+        "name": image.image,
+        "version": image.version,
+        "recipe": image.recipe,
+        "template_id": image.template_id,
+        "disk_image_id": image.disk_image,
+        "built_at": datetime.fromtimestamp(image.created, UTC).isoformat(),
+    }
+    return {"image": told | ({"disk_sha256": image.disk_sha256} if image.disk_sha256 else {})}
 
 
 def probed(probes: Iterable[Probe], *, at: datetime) -> dict[str, Any]:

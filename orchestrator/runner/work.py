@@ -35,7 +35,7 @@ from orchestrator.runner.machine import Machine, move
 from orchestrator.runner.patience import persist
 from orchestrator.runner.progress import Progress
 from orchestrator.runner.spare import Spare
-from orchestrator.runner.tellable import probed, told_by
+from orchestrator.runner.tellable import probed, told_by, told_of_image
 from orchestrator.runner.tools import Tools
 from orchestrator.runner.versions import put_aside
 from orchestrator.store import Lease
@@ -51,6 +51,7 @@ async def provision(progress: Progress, tools: Tools, has: Callable[[Machine], N
     aside = await persist(lambda: put_aside(tools), "how launches went")
     order = progress.order = Order(progress.pool, progress.lease, {*progress.task.avoid, *aside.hosts})
     image = await progress.during(Stage.PROVISIONING, image_for(order.pool, tools, aside))
+    progress.learn(told_of_image(image))
     machine = await ask_for(order, image, tools, has)
     progress.placed = True
     return machine

@@ -1,5 +1,6 @@
 """Images and templates against a real OpenNebula's bytes."""
 
+import hashlib
 import re
 from pathlib import Path
 from typing import NamedTuple
@@ -286,3 +287,18 @@ async def test_a_machine_is_destroyed(server, images):
     server.answers["one.vm.action"].append([True, 0, 0])
     await images.destroy(0, within=30)
     assert server.asked("one.vm.action") == [("terminate-hard", 0)]
+
+
+async def test_the_digest_of_a_file_that_is_here(server, images, tmp_path):
+    file = tmp_path / "disk"
+    file.write_bytes(b"x" * 100_000)
+    whole = re.sub("<SOURCE>.*?</SOURCE>", f"<SOURCE>{file}</SOURCE>", READY[1])
+    server.answers["one.image.info"].append([True, whole, 0])
+    assert await images.digest(0) == hashlib.sha256(file.read_bytes()).hexdigest()
+
+
+@pytest.mark.parametrize("source", ["/var/lib/one/datastores/1/0123", "/", "rbd/one-7", "", "relative/file"])
+async def test_a_file_that_is_elsewhere_has_no_digest(server, images, source):
+    whole = re.sub("<SOURCE>.*?</SOURCE>", f"<SOURCE>{source}</SOURCE>", READY[1])
+    server.answers["one.image.info"].append([True, whole, 0])
+    assert await images.digest(0) == ""

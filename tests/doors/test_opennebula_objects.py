@@ -137,6 +137,12 @@ def test_an_image_version_whole():
     assert found == ImageVersion(7, "t", "debian-12", 2, "promoted", 3, 4, 5, 5)
 
 
+def test_what_a_version_was_built_from_and_its_disk():
+    found = version(MAYFLY_RECIPE="r1", MAYFLY_DISK_SHA256="d1")
+    assert (found.recipe, found.disk_sha256) == ("r1", "d1")
+    assert (version().recipe, version().disk_sha256) == ("", "")
+
+
 def test_a_version_that_boots_by_itself_has_no_kernel():
     found = version(OS=None)
     assert (found.kernel_image, found.ramdisk_image) == (None, None)

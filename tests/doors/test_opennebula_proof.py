@@ -119,7 +119,7 @@ async def test_a_vm_that_came_to_no_host_has_no_disk(local, cloud):
     _, vm = new_vm(local, hold=True)
     proof = await cloud.terminate(vm, within=WITHIN)
     assert proof.state == "DONE" and not proof.disks.gone
-    assert proof.disks.why_not == "OpenNebula names no datastore for them"
+    assert proof.disks.why_not == "it came to no host, where it would have had any"
 
 
 async def test_a_vm_that_is_not_gone_has_no_proof(local, cloud, hypervisor):

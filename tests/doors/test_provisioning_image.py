@@ -132,6 +132,9 @@ async def test_a_build_from_nothing_to_promoted(tools, cloud, hypervisor, tell, 
     assert steps == ["root file system", "register", "boot", "provision", "save", "smoke test", "promote"]
     assert ("provision", "Speak") in told
     assert ("smoke test", "kernel 6.1") in told
+    [template] = await cloud.list_templates()
+    assert template.tags["MAYFLY_RECIPE"] == version.recipe != ""
+    assert template.tags["MAYFLY_DISK_SHA256"] == await cloud.digest(int(template.tags["MAYFLY_DISK_IMAGE"])) != ""
     first, second = entered
     assert first.host_public_key != second.host_public_key and first.private_key != second.private_key
     assert version.as_dict()["state"] == "promoted"

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+from datetime import datetime
 from pathlib import Path
 
 from orchestrator.cli import output
 from orchestrator.domain.task import Stage, TaskState
 from orchestrator.domain.vm import VmState
-from orchestrator.reports.task import trace_summary
+from orchestrator.reports.findings import findings_of
 from orchestrator.reports.text import lines
 from tests.journeys.house import House
 
@@ -31,7 +32,10 @@ async def test_from_submit_to_report(house: House, tmp_path: Path, capsys) -> No
     assert await house.stages(task) == list(Stage)
     assert house.log(task, "stdout") == b"out\n"
     assert house.log(task, "stderr") == b"err\n"
-    assert [program.path for program in trace_summary(house.artifacts.log(task.id, 1, "trace")).programs] == ["/bin/sh"]
+    [row] = await house.store.attempts.of_task(task.id)
+    findings = findings_of(house.artifacts, task, row)
+    assert findings is not None
+    assert [program["path"] for program in findings["programs"]["listed"]] == ["/bin/sh"]
     assert house.guests.asked(task) == ["arm", "stage-in", "start"]
 
     report = await house.report(task)
@@ -47,6 +51,10 @@ async def test_from_submit_to_report(house: House, tmp_path: Path, capsys) -> No
         ],
     }
     assert attempt["machine"]["kernel"] == "simulated"
+    image = attempt["machine"]["image"]
+    assert f"{image['name']}-{image['version']}" == attempt["vm"]["image_version"]
+    assert datetime.fromisoformat(image["built_at"]).tzinfo is not None
+    assert {"recipe", "template_id", "disk_image_id"} <= image.keys()
     assert attempt["machine"]["seal"] and not any(probe["reached"] for probe in attempt["machine"]["seal"])
     assert attempt["vm"]["state"] == VmState.DESTROYED
     gone = attempt["vm"]["gone"]
