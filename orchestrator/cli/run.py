@@ -24,8 +24,10 @@ from orchestrator.domain.outcome import PLATFORM_EXIT, Reason
 from orchestrator.domain.task import TaskState
 from orchestrator.reports.task import report_of
 from orchestrator.reports.waiting import Line
+from orchestrator.runner.beside import beside
 from orchestrator.runner.loop import claim, work_on
 from orchestrator.runner.tools import Tools
+from orchestrator.scheduler import layers
 from orchestrator.settings import Settings
 from orchestrator.store import TaskRow
 
@@ -132,6 +134,7 @@ async def _work(tools: Tools, task_id: str, line: StageLine) -> bool:
     taken it, or nobody wants it. We do for it what a scheduler would, as there may be none."""
     tasks, clock, told = tools.store.tasks, tools.store.clock, ""
     while True:
+        await _lay(tools, task_id, line)
         await tasks.admit(now=clock.now())
         claimed = await claim(tools, only=task_id)
         if claimed is not None:
@@ -155,6 +158,33 @@ async def _work(tools: Tools, task_id: str, line: StageLine) -> bool:
             told = standing.waiting.message
             line.show(f"waiting: {told}")
         await asyncio.sleep(ROOM_POLL_SECONDS)
+
+
+async def _lay(tools: Tools, task_id: str, line: StageLine) -> None:
+    """Have the packages of the task installed, if it brings any: as a scheduler would, and its runner. What builds them
+    is canceled with the task."""
+    if not (await tools.store.tasks.get(task_id)).spec.packages:
+        return
+    _, problems = await layers.advance(tools)
+    layer = await tools.store.layers.of_task(task_id)
+    if layer is None:
+        for problem in problems:
+            line.show(problem)
+        return
+    if layer.ready_at is None and (claimed := await claim(tools, only=layer.task_id)) is not None:
+        line.show(f"installing packages, once for all that bring the same: task {layer.task_id}")
+        async with beside(_end_with(tools, task_id, layer.task_id), "end the builder with the task"):
+            await work_on(claimed, tools, line.transfer)
+        await layers.advance(tools)
+
+
+async def _end_with(tools: Tools, task_id: str, builder_id: str) -> None:
+    """Ask for the cancel of the builder once the task is over."""
+    task = await tools.store.tasks.get(task_id)
+    while not task.state.over:
+        await asyncio.sleep(ROOM_POLL_SECONDS)
+        task = await tools.store.tasks.get(task_id)
+    await tools.store.tasks.request_cancel(builder_id, now=tools.store.clock.now())
 
 
 @contextlib.contextmanager

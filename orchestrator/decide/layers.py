@@ -29,7 +29,10 @@ RESOLVED = "resolved.json"
 IMAGE_VARIABLE = "MAYFLY_IMAGE_VERSION"
 """Of a builder: the version of the base image that it must run on."""
 MOST_DEBIAN = 200
+LONGEST_RESOLVED = 1 << 20
+"""Bytes of what a builder tells of the packages that it installed."""
 _FORMAT = 1
+_LONGEST_NAME = 500
 _DEBIAN = re.compile(r"[a-z0-9][a-z0-9+.-]{1,99}")
 _PATH = "/usr/local/bin:/usr/bin:/bin:/usr/local/games:/usr/games"
 
@@ -141,6 +144,25 @@ def builder(key: str, image_version: str, pool: Pool, *, program: str, request: 
         trace=TraceProfile.AUDIT if TraceProfile.AUDIT in pool.traces else pool.traces[0],
         name=f"packages of layer {key[:12]}",
     )
+
+
+def resolved(text: bytes) -> tuple[str, ...]:
+    """The packages that a builder says it installed, as "name==version". Its machine may lie. Raises ValueError.
+
+    >>> resolved(b'{"packages": [{"name": "six", "version": "1.16.0"}], "debian": []}')
+    ('six==1.16.0',)
+    """
+    if len(text) > LONGEST_RESOLVED:
+        raise ValueError(f"{RESOLVED} has more than {LONGEST_RESOLVED} bytes")
+    try:
+        said = json.loads(text)
+        each = [*said["packages"], *said["debian"]]
+        names = tuple(f"{one['name']}=={one['version']}" for one in each)
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise ValueError(f"{RESOLVED} is not what a builder writes") from error
+    if not all(name.isascii() and name.isprintable() and len(name) < _LONGEST_NAME for name in names):
+        raise ValueError(f"{RESOLVED} has names that are none")
+    return names
 
 
 def environment(packages: Packages) -> dict[str, str]:

@@ -24,6 +24,7 @@ MayflyError                      anything that we raise on purpose
      │   └─ StagingFailed        inputs did not go in, or outputs did not come out, whole
      │       └─ Unstageable      nor ever will: too many, too large, or with impossible names
      ├─ DatabaseUnavailable      the database is down, restarting, full of connections or busy
+     ├─ LayerFailed              a task's packages are not installed, or for an image version that is gone
      ├─ HostDiskFull             no space left on this machine
      └─ RunnerLost               the runner's lease expired
 """
@@ -173,6 +174,13 @@ class Unstageable(StagingFailed):
 
 class DatabaseUnavailable(PlatformError):
     """The database does not answer, or was kept busy for too long: ask again later."""
+
+
+class LayerFailed(PlatformError):
+    """What was installed for a task is not there, or for an image version that is gone."""
+
+    reason = Reason.LAYER_FAILED
+    final = True
 
 
 class HostDiskFull(PlatformError):

@@ -14,6 +14,7 @@ from orchestrator.guest.following import Sink
 from orchestrator.guest.guest import Guest, connect
 from orchestrator.guest.keys import KeyPair, make_key, read_key
 from orchestrator.guest.launch import DEFAULT_ENVIRONMENT, TRACE_PATH, Arming, Launch
+from orchestrator.guest.layer import LAYER_FILE
 from orchestrator.guest.outputs import MAX_ENTRIES, OutputEntry, OutputKind, OutputSink, OutputWriter, WholeOutput
 from orchestrator.guest.readiness import Facts, Requirement, require
 from orchestrator.guest.seal import Probe, require_sealed
@@ -21,6 +22,7 @@ from orchestrator.guest.staging_in import InputEntry, check_tree, staged_mode
 
 __all__ = [
     "DEFAULT_ENVIRONMENT",
+    "LAYER_FILE",
     "MAX_ENTRIES",
     "TRACE_PATH",
     "AlreadyStarted",

@@ -25,6 +25,7 @@ from orchestrator.guest.attendant import Attendant
 from orchestrator.guest.errors import Dropped, LaunchFailed, OutputRefused, StepFailed, VmLost
 from orchestrator.guest.exit_record import outcome_of, parse_record, usage_of
 from orchestrator.guest.following import NoProcess, Sink, Unhurried, pump
+from orchestrator.guest.layer import LAYER_FOLDER, mount_request, require_mounted
 from orchestrator.guest.launch import Arming, Launch, arm_request, arming_programs, start_message
 from orchestrator.guest.outputs import (
     MAX_ENTRIES,
@@ -111,19 +112,29 @@ class Guest:
         `extra`. `window`: seconds to listen. Something reached is told, not raised: see `require_sealed`."""
         return read_probes(await self._run(wire.request("probe", *probe_words(extra, window), body="probe.py")))
 
-    async def stage_in(self, entries: Sequence[InputEntry], progress: Progress | None = None) -> None:
-        """Put a tree under /task/in, as root's, its files hashed on both ends. Raises StagingFailed."""
+    async def stage_in(
+        self, entries: Sequence[InputEntry], progress: Progress | None = None, *, folder: str = ""
+    ) -> None:
+        """Put a tree under /task/in, or another folder, as root's, its files hashed on both ends. Raises
+        StagingFailed."""
         check_tree(entries)
         if not entries:
             return
         sending = Sending(entries, progress)
 
         async def send(connection: asyncssh.SSHClientConnection) -> None:
-            text = wire.request("stage-in", str(next(self._tries)), body="stage_in.py")
+            words = [str(next(self._tries)), *([folder] if folder else [])]
+            text = wire.request("stage-in", *words, body="stage_in.py")
             async with wire.step(connection, text) as process:
                 await sending.send(process)
 
         await self._persist(send, progress=lambda: sending.done)
+
+    async def lay(self, entry: InputEntry, progress: Progress | None = None) -> None:
+        """Put a layer into the machine, and mount it read-only at /task/layer: a squashfs, which nothing but that
+        machine's kernel reads. `entry`: that file, its path LAYER_FILE. Raises StagingFailed."""
+        await self.stage_in([entry], progress, folder=LAYER_FOLDER)
+        require_mounted(await self._run(mount_request()))
 
     async def make_ready(
         self, arming: Arming, extra: Sequence[tuple[str, int]] = (), window: float = PROBE_WINDOW_SECONDS

@@ -52,7 +52,7 @@ async def run_attempt(tools: Tools, progress: Progress, spare: Spare | None = No
             guest = await around.enter_async_context(taken(spare, progress, ending.has))
             await progress.open_logs()
             await see(guest, progress)
-        if spare is None or progress.task.spec.inputs:
+        if spare is None or progress.task.spec.inputs or progress.task.spec.packages:
             await progress.during(Stage.STAGING_IN, stage_in(guest, progress, tools))
         outcome = await progress.executing(execute(guest, progress))
         missing = await progress.staging_out(stage_out(guest, outcome, progress))

@@ -19,6 +19,7 @@ from orchestrator.decide.retry import Failure, GiveUp, Retry
 from orchestrator.domain.errors import MayflyError, PlatformError
 from orchestrator.domain.outcome import Exited, Lost, Outcome, Reason, Verdict, failed, judge, stopped
 from orchestrator.domain.task import Stage
+from orchestrator.runner.layers import told_why
 from orchestrator.runner.lease import Canceled, LeaseLost
 from orchestrator.runner.machine import Machine, destroy
 from orchestrator.runner.patience import persist, see_through
@@ -140,7 +141,8 @@ class Ending:
             raise AssertionError("the stages are over, and nobody said how the process ended")
         if self._progress.cancel_requested:
             return stopped(self.outcome)
-        return await self._answer(judge(self.outcome, missing_outputs=self._missing))
+        verdict = judge(self.outcome, missing_outputs=self._missing)
+        return await self._answer(told_why(verdict, self._progress))
 
     async def _answer(self, what: Failure | Verdict) -> Verdict | Retry:
         """What a failure is answered with."""

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from datetime import timedelta
 
+from orchestrator.decide import layers
 from orchestrator.decide.entrypoint import argv_of
 from orchestrator.decide.outputs import match
 from orchestrator.domain.errors import ConnectionLost, PlatformError, StagingFailed, Unreachable
@@ -30,6 +31,7 @@ from orchestrator.guest import (
 from orchestrator.runner import launching
 from orchestrator.runner.beside import meanwhile
 from orchestrator.runner.launching import Order, ask_for, image_for, reach
+from orchestrator.runner.layers import lay, require_version, version_for
 from orchestrator.runner.lease import Canceled
 from orchestrator.runner.machine import Machine, move
 from orchestrator.runner.patience import persist
@@ -50,7 +52,9 @@ async def provision(progress: Progress, tools: Tools, has: Callable[[Machine], N
     await progress.enter(Stage.PROVISIONING)
     aside = await persist(lambda: put_aside(tools), "how launches went")
     order = progress.order = Order(progress.pool, progress.lease, {*progress.task.avoid, *aside.hosts})
-    image = await progress.during(Stage.PROVISIONING, image_for(order.pool, tools, aside))
+    image = await progress.during(Stage.PROVISIONING, version_for(progress.task, tools))
+    if image is None:
+        image = await progress.during(Stage.PROVISIONING, image_for(order.pool, tools, aside))
     progress.learn(told_of_image(image))
     machine = await ask_for(order, image, tools, has)
     progress.placed = True
@@ -83,6 +87,7 @@ async def taken(spare: Spare, progress: Progress, has: Callable[[Machine], None]
         if spare.machine is None or spare.guest is None:
             raise AssertionError("a machine was taken that was not ready")
         has(spare.machine)
+        require_version(progress.task, spare.image_version)
         progress.placed = True
         progress.learn(spare.told, host=spare.machine.host)
         yield spare.guest
@@ -122,10 +127,12 @@ async def seal(probes: tuple[Probe, ...], progress: Progress) -> None:
 
 
 async def stage_in(guest: Guest, progress: Progress, tools: Tools) -> None:
-    """Copy the inputs into /task/in. Raises StagingFailed, also when that takes longer than the pool allows."""
+    """Copy the inputs into /task/in, and what was installed for the task to where it finds it. Raises StagingFailed,
+    also when that takes longer than the pool allows, LayerFailed."""
     entries = await asyncio.to_thread(tools.artifacts.entries, progress.task.spec.inputs)
     async with _within(progress.pool.staging_timeout_seconds, "the inputs did not go in"):
         await guest.stage_in(entries, lambda done, total: progress.transfer("in", done, total))
+        await lay(guest, progress, tools)
 
 
 async def execute(guest: Guest, progress: Progress) -> Outcome:
@@ -222,7 +229,7 @@ def launch_of(spec: TaskSpec, pool: Pool, lease: Lease) -> Launch:
     limits = spec.limits
     return Launch(
         argv=argv_of(spec),
-        environment=spec.environment,
+        environment=layers.environment(spec.packages) | spec.environment,
         timeout_seconds=limits.timeout_seconds or pool.default_timeout_seconds,
         memory_bytes=limits.memory_bytes or pool.process_memory_bytes,
         processes=limits.processes or pool.max_processes,

@@ -13,6 +13,7 @@ from apscheduler.schedulers.asyncio import AsyncIOScheduler
 from orchestrator import log
 from orchestrator.scheduler.admit import Admit
 from orchestrator.scheduler.deadlines import Deadlines
+from orchestrator.scheduler.layers import Layers
 from orchestrator.scheduler.leader import LEADER_SECONDS, Leadership
 from orchestrator.scheduler.measure import Measure
 from orchestrator.scheduler.pools import Pools
@@ -31,6 +32,7 @@ _log = logging.getLogger(__name__)
 
 CHORES: dict[str, Callable[[Upkeep], Chore]] = {
     "admit": Admit,
+    "layers": Layers,
     "schedules": Schedules,
     "deadlines": Deadlines,
     "reap": Reap,

@@ -32,6 +32,7 @@ class Sweep:
     async def _named(self) -> set[str]:
         store, last = self._upkeep.store, None
         named = {blob for row in await store.schedules.list() for blob in _blobs(row.spec)}
+        named |= {row.blob for row in await store.layers.list() if row.blob is not None}
         while page := await store.tasks.list(limit=PAGE, before=last):
             named.update(blob for task in page for blob in _blobs(task.spec))
             last = page[-1].id

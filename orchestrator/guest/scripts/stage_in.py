@@ -1,6 +1,7 @@
 """Inputs in: what comes is written under /task/in as root's, and hashed while it is written. Its input's end ends it.
 
-Word: its number, higher than that of any asked for before.
+Words: its number, higher than that of any asked for before; another folder than /task/in, if it is to go there: made
+for root alone.
 
 Reads frames (one byte of kind, four of length, big-endian, the payload):
 
@@ -221,7 +222,9 @@ def main() -> None:
     try:
         take_turn(int(sys.argv[2]))
         os.umask(0)
-        os.chdir(IN)
+        if sys.argv[3:]:
+            os.makedirs(sys.argv[3], 0o700, exist_ok=True)
+        os.chdir(sys.argv[3] if sys.argv[3:] else IN)
         try:
             fcntl.fcntl(0, F_SETPIPE_SZ, PIPE_BYTES)
         except OSError:

@@ -115,8 +115,10 @@ class SimulatedGuest:
                     session.stdout.write(self.facts().encode())
                 case ["mayfly-probe", *_]:
                     session.stdout.write(self._probes().encode())
-                case ["mayfly-stage-in", _]:
+                case ["mayfly-stage-in", _, *_]:
                     await take_inputs(session)
+                case ["mayfly-mount-layer", _file, _folder]:
+                    pass
                 case ["mayfly-arm", _grace, _memory, _tasks, window, *_]:
                     await self._arm(session, window != "-")
                 case ["mayfly-look", token]:

@@ -15,6 +15,7 @@ argv is one statement, or `sh -c TEXT` holds several, parted by `;`. The stateme
     poweroff                        the machine goes off
     mute                            once it has ended, the guest never says which outputs there are
     count WORD                      says so in the cloud's log of what ran (see `runs`)
+    python3 /task/in/build.py       does as BUILD says
 
 Anything else is not found: 127, as a shell has it.
 """
@@ -26,6 +27,12 @@ import shlex
 import signal
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
+
+BUILD = (
+    'echo \'{"packages": [{"name": "six", "version": "1.16.0"}], "debian": []}\' > resolved.json; '
+    "echo hsqs > layer.squashfs"
+)
+"""What a task does that installs packages for others."""
 
 Note = Callable[[str, Mapping[str, Any]], None]
 """Takes down that the process started, counted a word, or ended."""
@@ -158,6 +165,8 @@ class Scenario:
                 raise _End("killed", "KILL", oom=True)
             case ["count", word]:
                 self._note("counted", {"count": word})
+            case ["python3", "/task/in/build.py"]:
+                await self._act(["sh", "-c", BUILD])
             case ["drop"]:
                 await self._drop()
             case ["mute"]:
