@@ -12,7 +12,7 @@ from orchestrator.domain.pool import Disclosure
 OPEN, REVIEW, FOUR_EYES = Disclosure
 
 
-@pytest.mark.parametrize(("recorded", "pool"), itertools.product([None, *Disclosure], repeat=2))
+@pytest.mark.parametrize(("recorded", "pool"), list(itertools.product([None, *Disclosure], repeat=2)))
 def test_the_stricter_of_two_holds_and_what_nobody_opened_is_closed(
     recorded: Disclosure | None, pool: Disclosure | None
 ) -> None:
