@@ -28,11 +28,14 @@ from orchestrator.store.engine import Database
 from orchestrator.store.events import EventKind
 from orchestrator.store.grouped import Grouped
 from orchestrator.store.guards import IN_ORDER, LEASE, Room, given_by
-from orchestrator.store.lines import Line, Served
-from orchestrator.store.schema import TASKS
+from orchestrator.store.lines import Line, Offer, Served
+from orchestrator.store.schema import LAYERS, TASKS
 from orchestrator.store.views import Claim, Lease, Row, task_view
 
-_ONLY = select(TASKS.c.pool, TASKS.c.frontend, TASKS.c.id).where(READY, TASKS.c.id == bindparam("only"))
+_IMAGE = select(LAYERS.c.image_version).where(LAYERS.c.key == TASKS.c.layer).scalar_subquery()
+_ONLY = select(TASKS.c.pool, TASKS.c.frontend, TASKS.c.id, _IMAGE.label("image")).where(
+    READY, TASKS.c.id == bindparam("only")
+)
 _ROWS = select(TASKS).where(TASKS.c.id.in_(bindparam("ids", expanding=True)))
 # Of these queues, those that have a ready task and are not paused. They are locked, in one order, so that no two
 # claimers wait for each other.
@@ -55,7 +58,7 @@ ORDER BY pool, priority, frontend, id LIMIT :most
 """  # noqa: S608  made of our own words alone
 # VMs that may be taken stay as they are until this transaction is over.
 _TAKE = f"""
-SELECT vms.id, vms.pool, vms.runner_id, vms.host FROM vms
+SELECT vms.id, vms.pool, vms.runner_id, vms.host, vms.image_version FROM vms
 WHERE vms.id IN ({{IDS}}) AND vms.state = '{VmState.READY}' AND {SQL_SPARE} ORDER BY vms.id {{LOCKED}}
 """  # noqa: S608  made of our own words alone
 _READY = {
@@ -147,12 +150,13 @@ class _Asked:
         for ids in self.ready.values():
             ids[:] = [vm_id for vm_id in ids if vm_id not in used]
 
-    def room_in(self, line: Line) -> int:
-        """How many more of the queue may be held, in VMs that are ready or in new ones."""
+    def offer(self, line: Line, vms: Mapping[str, Row]) -> Offer:
+        """What there is for the queue's tasks: VMs that are ready, and room for new ones."""
         free = self.room.get(line.pool, 0)
         if line.pool in self.max_vms:
             free = min(free, self.max_vms[line.pool] - line.taken)
-        return max(free, 0) + len(self.ready.get(line.pool, ()))
+        ready = self.ready.get(line.pool, [])
+        return Offer(ready, max(free, 0), {each: vms[each]["image_version"] for each in ready})
 
 
 class Claiming(Room):
@@ -180,7 +184,7 @@ class Claiming(Room):
         ready: this runner's READY VMs of each pool that are for no attempt, in the order in which they are to be used:
         a task takes one of them first, which is IN_USE with the same write; that needs no room, and the VM was counted
         before. One on a host that the task had better avoid is taken only for want of another. Those that are not ready
-        any more are passed over.
+        any more are passed over. One that runs with a layer takes only one of the image version that the layer is for.
         deadline: when the attempt must be over. Queues that are paused give nothing. Of several pools, each gets
         an even part first, the one that was served longest ago first. The runner must be registered. A caller that is
         canceled may have got tasks, as after any write; what it holds then runs out with its lease.
@@ -194,21 +198,21 @@ class Claiming(Room):
 
     async def _claim_all(self, group: Sequence[_Asked]) -> Sequence[tuple[Claim, ...]]:
         async with self._database.writing() as connection:
-            lines, known, hosts = await _lines(connection, group)
+            lines, known, vms = await _lines(connection, group)
             if not lines:
                 return [()] * len(group)
             served: list[list[Served]] = []
             for asked in group:
                 asked.leave({each.vm_id for every in served for each in every})
-                served.append(await _serve(connection, asked, lines))
-            return await _hold(connection, group, served, known, hosts)
+                served.append(await _serve(connection, asked, lines, vms))
+            return await _hold(connection, group, served, known, vms)
 
 
 async def _lines(
     connection: AsyncConnection, group: Sequence[_Asked]
-) -> tuple[dict[str, Line], dict[str, Row], dict[str, str]]:
-    """Lock the queues, then read who waits in them; also rows of tasks that may be next, by their ids, and the hosts of
-    ready VMs."""
+) -> tuple[dict[str, Line], dict[str, Row], dict[str, Row]]:
+    """Lock the queues, then read who waits in them; also, by their ids, rows of tasks that may be next and of VMs that
+    are ready."""
     lines = []
     first = []
     for pool in sorted({pool for asked in group for pool in asked.pools}):
@@ -231,7 +235,7 @@ async def _lines(
         line.turn = turns.get(line.pool, 0)
         line.hear(rows)
     known: dict[str, Row] = {row["id"]: _in_utc(row) for rows in answers[len(lines) :] for row in rows}
-    return {line.pool: line for line in lines if line.pool in turns}, known, {row["id"]: row["host"] for row in found}
+    return {line.pool: line for line in lines if line.pool in turns}, known, {row["id"]: row for row in found}
 
 
 def _pass_over(group: Sequence[_Asked], found: Sequence[Mapping[str, Any]]) -> None:
@@ -246,27 +250,26 @@ def _in_utc(row: Mapping[str, Any]) -> dict[str, Any]:
     return {name: as_utc(value) if isinstance(value, datetime) else value for name, value in row.items()}
 
 
-async def _serve(connection: AsyncConnection, asked: _Asked, lines: Mapping[str, Line]) -> list[Served]:
+async def _serve(
+    connection: AsyncConnection, asked: _Asked, lines: Mapping[str, Line], vms: Mapping[str, Row]
+) -> list[Served]:
     """What one caller gets, of what those before it in the group have left."""
     if asked.only is not None:
         row = (await connection.execute(_ONLY, {"only": asked.only})).first()
-        line = None if row is None else lines.get(row.pool)
-        if row is None or line is None or not asked.room_in(line):
+        if row is None or (line := lines.get(row.pool)) is None:
             return []
-        return line.take(row.frontend, row.id, asked.ready.get(line.pool, []))
+        return line.take(row.frontend, row.id, row.image, asked.offer(line, vms))
     mine = sorted(
         (line for line in lines.values() if line.pool in asked.pools), key=lambda each: (each.turn, each.pool)
     )
-    mine = [line for line in mine if asked.room_in(line)]
-    room = {line.pool: asked.room_in(line) for line in mine}
+    offers = {line.pool: asked.offer(line, vms) for line in mine}
+    mine = [line for line in mine if offers[line.pool].most]
     served: list[Served] = []
     for even in (True, False):
         for left, line in zip(range(len(mine), 0, -1), mine, strict=True):
             count = asked.up_to - len(served)
-            most = min(room[line.pool], -(-count // left) if even else count)
-            got = await line.serve(connection, most, asked.ready.get(line.pool, []))
-            room[line.pool] -= len(got)
-            served += got
+            most = min(offers[line.pool].most, -(-count // left) if even else count)
+            served += await line.serve(connection, most, offers[line.pool])
     return served
 
 
@@ -275,7 +278,7 @@ async def _hold(
     group: Sequence[_Asked],
     served: Sequence[Sequence[Served]],
     rows: dict[str, Row],
-    hosts: Mapping[str, str],
+    vms: Mapping[str, Row],
 ) -> list[tuple[Claim, ...]]:
     ids = [each.task_id for every in served for each in every]
     if not ids:
@@ -287,7 +290,7 @@ async def _hold(
     for asked, every in zip(group, served, strict=True):
         for first in every:
             row = rows[first.task_id]
-            each = _elsewhere(first, row["avoid"], asked.ready, taken, hosts)
+            each = _elsewhere(first, row["avoid"], asked.ready, taken, vms)
             spec = spec_from_json(row["spec"])
             lease = Lease(each.task_id, row["attempt"] + 1, asked.runner_id)
             changed = {
@@ -325,13 +328,14 @@ def _elsewhere(
     avoid: Collection[str],
     ready: Mapping[str, Sequence[str]],
     taken: set[str],
-    hosts: Mapping[str, str],
+    vms: Mapping[str, Row],
 ) -> Served:
     """With another ready VM, if there is one and the task had better not be on the host of its own."""
-    if served.vm_id is None or hosts[served.vm_id] not in avoid:
+    if served.vm_id is None or vms[served.vm_id]["host"] not in avoid:
         return served
     for vm_id in ready[served.pool]:
-        if vm_id not in taken and hosts[vm_id] not in avoid:
+        fits = served.image in (None, vms[vm_id]["image_version"])
+        if fits and vm_id not in taken and vms[vm_id]["host"] not in avoid:
             taken.add(vm_id)  # the other is for nobody else of this claim
             return replace(served, vm_id=vm_id)
     return served
