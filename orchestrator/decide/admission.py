@@ -85,7 +85,7 @@ def room_for(pool: Pool, capacity: Capacity, *, open_vms: int, pending_vms: int 
     read, and without a host, where `Capacity.less` does not account for them.
 
     >>> room_for(Pool(name="small", image="debian-12", max_vms=2), Capacity(), open_vms=2)
-    Room(count=0, reason=<Reason.NO_CAPACITY: 'no_capacity'>, message='pool small may have 2 machines, and has 2')
+    Room(count=0, reason=<Reason.MAX_VMS: 'max_vms'>, message='pool small may have 2 machines, and has 2')
     """
     rooms = list(_rooms(pool, capacity, open_vms, pending_vms))
     count = min(room.count for room in rooms)
@@ -105,7 +105,7 @@ def stalled(capacity: Capacity) -> str:
 def _rooms(pool: Pool, capacity: Capacity, open_vms: int, pending_vms: int) -> Iterator[Room]:
     """What each limit alone leaves, with what to say when it leaves nothing."""
     limit = f"pool {pool.name} may have {pool.max_vms} machines, and has {open_vms}"
-    yield Room(pool.max_vms - open_vms, Reason.NO_CAPACITY, limit)
+    yield Room(pool.max_vms - open_vms, Reason.MAX_VMS, limit)
     if words := stalled(capacity):
         yield Room(0, Reason.NO_CAPACITY, words)
     for quota in capacity.quotas:

@@ -17,7 +17,7 @@ from orchestrator.domain.pool import Pool
 from orchestrator.domain.task import Delivery, TaskState, Terms
 
 _LONGEST_DOUBLING = 30
-_FREE = frozenset({Reason.QUOTA, Reason.NO_CAPACITY, Reason.RETRY})
+_FREE = frozenset({Reason.QUOTA, Reason.NO_CAPACITY, Reason.MAX_VMS, Reason.RETRY})
 """No try was made: there was no room for a machine, or what makes machines was gone."""
 
 _OF_THE_HOST = frozenset(
@@ -26,6 +26,7 @@ _OF_THE_HOST = frozenset(
         Reason.UNREACHABLE,
         Reason.WRONG_HOST_KEY,
         Reason.CONNECTION_LOST,
+        Reason.GUEST_FAILED,
         Reason.SEAL_BROKEN,
         Reason.STAGING_FAILED,
     }

@@ -82,7 +82,7 @@ def why(task: Situation) -> Waiting | None:
         )
     if task.open_vms >= task.pool.max_vms:
         room = f"pool {name} may have {task.pool.max_vms} machines, and has {task.open_vms}"
-        return Waiting(Reason.NO_CAPACITY, room)
+        return Waiting(Reason.MAX_VMS, room)
     if task.blocked is not None and task.blocked.count <= 0:
         return Waiting(task.blocked.reason or Reason.NO_CAPACITY, task.blocked.message)
     if not task.admitted:
@@ -161,7 +161,7 @@ def _later(task: Situation, not_before: datetime) -> Waiting:
     if task.attempt == 0:
         return Waiting(Reason.NOT_BEFORE, f"it is to wait {when}")
     told = f": {task.last_message}" if task.last_message else ""
-    if task.last_reason in (Reason.QUOTA, Reason.NO_CAPACITY):
+    if task.last_reason in (Reason.QUOTA, Reason.NO_CAPACITY, Reason.MAX_VMS):
         return Waiting(task.last_reason, f"it waits {when}{told}")
     return Waiting(Reason.RETRY, f"it is tried again, and waits {when}; attempt {task.attempt} did not do it{told}")
 

@@ -24,6 +24,7 @@ class Reason(StrEnum):
     UNREACHABLE = "unreachable"
     WRONG_HOST_KEY = "wrong_host_key"
     CONNECTION_LOST = "connection_lost"
+    GUEST_FAILED = "guest_failed"
     SEAL_BROKEN = "seal_broken"
     STAGING_FAILED = "staging_failed"
     HOST_DISK_FULL = "host_disk_full"
@@ -47,6 +48,7 @@ class Reason(StrEnum):
     NO_RUNNER = "no_runner"
     QUOTA = "quota"
     NO_CAPACITY = "no_capacity"
+    MAX_VMS = "max_vms"
     IN_LINE = "in_line"
 
 

@@ -14,7 +14,7 @@ from orchestrator.domain.pool import Pool
 from orchestrator.domain.task import TaskState
 from orchestrator.store import QueueRow, Store, TaskRow, Throughput
 
-_MOVES = frozenset({Reason.IN_LINE, Reason.NO_CAPACITY, Reason.QUOTA})
+_MOVES = frozenset({Reason.IN_LINE, Reason.NO_CAPACITY, Reason.MAX_VMS, Reason.QUOTA})
 """What passes as other tasks end. Until somebody resumes a queue or starts a runner, nobody can say how long."""
 
 

@@ -19,12 +19,14 @@ from orchestrator.runner.versions import put_aside
 from orchestrator.store import Launch, QueueRow, RunnerRow, VmCount
 
 _NO_ROOM = frozenset({Reason.NO_CAPACITY, Reason.QUOTA})
+"""What a runner says of a queue for whose tasks OpenNebula has no room; not of one that has its max_vms."""
 _COMING = frozenset({VmState.REQUESTED, VmState.BOOTING})
 
 
 @dataclass(frozen=True, slots=True)
 class Supply:
-    """As the database had it a moment ago. `waiting`: tasks that may start, by pool."""
+    """As the database had it a moment ago. `waiting`: tasks that may start, by pool: of those that we serve, and of
+    others for which OpenNebula has no room."""
 
     runner_id: str
     now: datetime
@@ -51,7 +53,7 @@ class Supply:
             open_spares=sum(each.count for each in spares),
             destroying=sum(each.count for each in spares if each.state is VmState.DESTROYING),
             waiting=self._waiting(pool.name),
-            lacking=sum(self._lacks(other) for other in pools.values() if other.name != pool.name),
+            lacking=sum(self._lacks(name, pools.get(name)) for name in self.queues if name != pool.name),
             resting_until=rest(self.launches, pool),
             drained=queue is not None and queue.drained_at is not None,
             drained_because="" if queue is None else queue.drained_because,
@@ -87,25 +89,30 @@ class Supply:
         queue = self.queues.get(pool)
         return 0 if queue is not None and queue.paused_at is not None else self.waiting.get(pool, 0)
 
-    def _lacks(self, pool: Pool) -> int:
-        """Machines that its tasks would get if OpenNebula had room."""
-        queue = self.queues.get(pool.name)
-        if queue is None or queue.blocked_reason not in _NO_ROOM:
+    def _lacks(self, name: str, pool: Pool | None) -> int:
+        """Machines that its tasks would get if OpenNebula had room. None: of a pool that only other runners serve, and
+        of which we do not know how many it may have: one at a time, as long as they say that they lack any."""
+        if self.queues[name].blocked_reason not in _NO_ROOM:
             return 0
-        has = sum(each.count for each in self.counts if each.pool == pool.name)
-        return max(0, min(self._waiting(pool.name), in_force(pool, self.now).max_vms - has))
+        if pool is None:
+            return min(self._waiting(name), 1) if self.serving(name) else 0
+        has = sum(each.count for each in self.counts if each.pool == name)
+        return max(0, min(self._waiting(name), in_force(pool, self.now).max_vms - has))
 
 
 async def read_supply(tools: Tools, pools: Collection[str]) -> Supply:
     """Raises what the database does."""
     store, now = tools.store, tools.store.clock.now()
     aside = await put_aside(tools)
+    queues = {row.pool: row for row in await store.queues.list(counts=False)}
     return Supply(
         runner_id=tools.runner_id,
         now=now,
         runners=await store.runners.alive(now=now),
-        queues={row.pool: row for row in await store.queues.list(counts=False)},
-        waiting=await store.tasks.waiting(pools),
+        queues=queues,
+        waiting=await store.tasks.waiting(
+            {*pools, *(each for each in queues if queues[each].blocked_reason in _NO_ROOM)}
+        ),
         counts=await store.vms.counts(),
         launches=tools.launches.known,
         aside=aside,

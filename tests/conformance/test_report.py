@@ -66,10 +66,10 @@ async def test_a_task_that_waits_says_what_for(tmp_path: Path) -> None:
         vm = VmRequest(pool="p", image_version="v", runner_id=runner.id, deadline_at=now + timedelta(minutes=1))
         assert await store.vms.request(vm, now=now) is not None
         full = await standing(task)
-        assert full.waiting == Waiting(Reason.NO_CAPACITY, "pool p may have 1 machines, and has 1")
+        assert full.waiting == Waiting(Reason.MAX_VMS, "pool p may have 1 machines, and has 1")
         report = await report_of(store, Artifacts(tmp_path / "artifacts"), task, standing=full)
         assert f"waits     {full.waiting.message}" in list(lines(report))
-        assert report["waits_for"]["reason"] == "no_capacity"
+        assert report["waits_for"]["reason"] == "max_vms"
         canceled = await store.tasks.request_cancel(task.id, now=now)
         assert await Line(store, pools).standing(canceled) is None
 

@@ -295,6 +295,22 @@ async def test_ready_machines_go_where_tasks_of_another_queue_have_no_room(house
     assert all(vm.launch == "ok" and vm.close_proof for vm in vms)
 
 
+async def test_ready_machines_go_where_tasks_of_a_queue_that_another_runner_serves_have_no_room(house: House) -> None:
+    """The host holds two machines of this size, and both stand ready at a runner that does not serve the other pool."""
+    [host] = await house.cloud.hosts()
+    size = int(host.memory_free_bytes * 0.4) // 2**20 * 2**20
+    tools = warm_tools(house, 2, memory_bytes=size)
+    other = dataclasses.replace(POOL, name="other", memory_bytes=size)
+    async with serving(tools), registered(house.store, [other.name], name="another") as theirs:
+        await ready(house, 2, tools.runner_id)
+        async with serving(dataclasses.replace(tools, pools={other.name: other}, runner_id=theirs)):
+            task = await house.submit("true", pool=other)
+            assert (await house.over(task)).state is TaskState.FINISHED
+            await ready(house, 2, tools.runner_id)
+    vms = [vm for vm in await house.store.vms.list() if vm.pool == POOL.name]
+    assert len(vms) >= 3 and all(vm.launch == "ok" and vm.close_proof for vm in vms)
+
+
 async def test_no_ready_machine_is_launched_into_the_room_of_attempts_that_are_on_their_way(
     house: House, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -55,8 +55,8 @@ def test_the_scarcest_thing_says_how_many(capacity: Capacity, count: int) -> Non
 @pytest.mark.parametrize(
     "capacity, open_vms, reason, words",
     [
-        (Capacity(), 50, Reason.NO_CAPACITY, "pool small may have 50 machines, and has 50"),
-        (Capacity(), 51, Reason.NO_CAPACITY, "pool small may have 50 machines, and has 51"),
+        (Capacity(), 50, Reason.MAX_VMS, "pool small may have 50 machines, and has 50"),
+        (Capacity(), 51, Reason.MAX_VMS, "pool small may have 50 machines, and has 51"),
         (Capacity(hosts=()), 0, Reason.NO_CAPACITY, "OpenNebula has no host that takes VMs"),
         (
             Capacity(hosts=(replace(BIG, cpus_free=1.5), replace(SMALL, memory_free_bytes=GIB - 1))),

@@ -42,12 +42,13 @@ PLATFORM = [
     Reason.UNREACHABLE,
     Reason.WRONG_HOST_KEY,
     Reason.CONNECTION_LOST,
+    Reason.GUEST_FAILED,
     Reason.SEAL_BROKEN,
     Reason.STAGING_FAILED,
     Reason.RUNNER_LOST,
     Reason.INTERNAL,
 ]
-FREE = [Reason.QUOTA, Reason.NO_CAPACITY, Reason.RETRY, Reason.HOST_DISK_FULL]
+FREE = [Reason.QUOTA, Reason.NO_CAPACITY, Reason.MAX_VMS, Reason.RETRY, Reason.HOST_DISK_FULL]
 
 
 def failure(reason: Reason = Reason.UNREACHABLE, *, started: bool = False, **more: bool) -> Failure:

@@ -26,7 +26,7 @@ OBSTACLES = [
     ({"ahead": 2}, Waiting(Reason.IN_LINE, "2 tasks are before it")),
     ({"admitted": False}, Waiting(Reason.IN_LINE, "it is ready, and about to be let in")),
     ({"blocked": QUOTA}, Waiting(Reason.QUOTA, QUOTA.message)),
-    ({"open_vms": 2}, Waiting(Reason.NO_CAPACITY, "pool small may have 2 machines, and has 2")),
+    ({"open_vms": 2}, Waiting(Reason.MAX_VMS, "pool small may have 2 machines, and has 2")),
     (
         {"served": False},
         Waiting(Reason.NO_RUNNER, "no runner is alive for pool small: start one with mayfly up or mayfly runner"),
