@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from orchestrator.domain.errors import StagingFailed
 from orchestrator.guest import wire
+from orchestrator.guest.launch import RUN_DIRECTORY
 
 LAYER_FOLDER = "/var/lib/mayfly-layer"
 """Of root, mode 0700: what is mounted lies there, outside of the inputs."""
@@ -19,7 +20,7 @@ def builder_program() -> str:
 
 def mount_request() -> str:
     """The text of the request that mounts what was staged."""
-    return wire.request("mount-layer", f"{LAYER_FOLDER}/{LAYER_FILE}", LAYER, body="layer.sh")
+    return wire.request("mount-layer", f"{LAYER_FOLDER}/{LAYER_FILE}", LAYER, f"{RUN_DIRECTORY}/pid", body="layer.sh")
 
 
 def require_mounted(reply: wire.Reply) -> None:

@@ -11,7 +11,7 @@ from orchestrator.decide.layers import IMAGE_VARIABLE
 from orchestrator.domain.errors import LayerFailed, ProvisionFailed
 from orchestrator.domain.outcome import Reason, Verdict
 from orchestrator.domain.task import Entrypoint, InputSpec
-from orchestrator.guest import LAYER_FILE, Guest
+from orchestrator.guest import LAYER_FILE, Arming, Guest
 from orchestrator.opennebula import ImageVersion
 from orchestrator.runner.patience import persist
 from orchestrator.runner.progress import Progress
@@ -57,11 +57,14 @@ def require_version(task: TaskRow, image_version: str) -> None:
         raise ProvisionFailed(f"its packages are for {wanted}, and the machine that stood ready is of {image_version}")
 
 
-async def lay(guest: Guest, progress: Progress, tools: Tools) -> None:
-    """Put the task's layer into its machine, if it has one. Raises LayerFailed, StagingFailed."""
+async def lay(guest: Guest, arming: Arming, progress: Progress, tools: Tools) -> None:
+    """Put the task's layer into its machine, if it has one. Debian packages are laid into the unit itself, so it is
+    armed first as the task wants it, should it not be. Raises LayerFailed, StagingFailed, and what `Guest.arm` does."""
     layer = await layer_of(progress.task, tools)
     if layer is not None and layer.blob is not None:
         entry = await asyncio.to_thread(_entry, tools, layer.blob)
+        if progress.task.spec.packages.debian:
+            await guest.arm(arming)
         await guest.lay(entry, lambda done, total: progress.transfer("in", done, total))
 
 

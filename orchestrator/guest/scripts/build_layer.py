@@ -23,10 +23,13 @@ import re
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import IO, Any, NoReturn
 
 WORK = Path("/task/tmp/build")
 LAYER = WORK / "layer"
+DEBIAN = LAYER / "debian"
+MERGED = ("bin", "lib", "lib32", "lib64", "libx32", "sbin")
+"""Folders of / that are links into /usr."""
 AUTHORITIES = WORK / "authorities.pem"
 SYSTEMS_AUTHORITIES = Path("/etc/ssl/certs/ca-certificates.crt")
 DPKG_STATUS = "/var/lib/dpkg/status"
@@ -109,6 +112,9 @@ def install_debian(request: dict[str, Any]) -> list[dict[str, str]]:
     if request["proxy"]:
         options |= {"Acquire::http::Proxy": request["proxy"], "Acquire::https::Proxy": request["proxy"]}
     words = ["apt-get", "--quiet=2", "--yes", *(word for name in options for word in ("-o", f"{name}={options[name]}"))]
+    for name in MERGED:
+        (DEBIAN / "usr" / name).mkdir(parents=True)
+        (DEBIAN / name).symlink_to(f"usr/{name}")
     say("installing Debian packages")
     run([*words, "update", "--error-on=any"], "apt", LC_ALL="C")
     run([*words, "install", "--download-only", "--", *request["debian"]], "apt", LC_ALL="C")
@@ -121,7 +127,10 @@ def unpacked(path: Path) -> dict[str, str]:
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()
     asked = ["dpkg-deb", "--showformat=${Package} ${Version}", "--show", str(path)]
     name, version = subprocess.run(asked, check=True, capture_output=True, text=True).stdout.split()
-    run(["dpkg-deb", "--extract", str(path), str(LAYER / "debian")], "dpkg-deb")
+    # as dpkg-deb --extract, but into the folders that usr-is-merged has links to
+    files = ["tar", "--extract", "--keep-directory-symlink", "--no-same-owner", f"--directory={DEBIAN}"]
+    with subprocess.Popen(["dpkg-deb", "--fsys-tarfile", str(path)], stdout=subprocess.PIPE) as tarfile:
+        run(files, "tar", stdin=tarfile.stdout)
     path.unlink()
     return {"name": name, "version": version, "sha256": sha256}
 
@@ -136,22 +145,22 @@ def pack() -> None:
     )  # fmt: skip
 
 
-def run(words: list[str], what: str, **variables: str) -> None:
+def run(words: list[str], what: str, *, stdin: IO[bytes] | None = None, **variables: str) -> None:
     """Run a program, and copy what it says to stdout. When it fails, what it said of that is the last line of stderr,
     and this ends."""
-    process = subprocess.Popen(
+    said: list[bytes] = []
+    with subprocess.Popen(
         words,
-        stdin=subprocess.DEVNULL,
+        stdin=stdin or subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         env={**os.environ, **variables},
-    )
-    said: list[bytes] = []
-    for line in process.stdout or ():
-        sys.stdout.buffer.write(line)
-        sys.stdout.buffer.flush()
-        said = [*said[-KEPT_LINES:], line]
-    if process.wait():
+    ) as process:
+        for line in process.stdout or ():
+            sys.stdout.buffer.write(line)
+            sys.stdout.buffer.flush()
+            said = [*said[-KEPT_LINES:], line]
+    if process.returncode:
         fail(f"{what}: {reason(said) or f'exited with {process.returncode}'}")
 
 

@@ -117,7 +117,7 @@ class SimulatedGuest:
                     session.stdout.write(self._probes().encode())
                 case ["mayfly-stage-in", _, *_]:
                     await take_inputs(session)
-                case ["mayfly-mount-layer", _file, _folder]:
+                case ["mayfly-mount-layer", _file, _folder, _unit]:
                     pass
                 case ["mayfly-arm", _grace, _memory, _tasks, window, *_]:
                     await self._arm(session, window != "-")
