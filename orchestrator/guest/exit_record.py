@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import re
 
-from orchestrator.domain.outcome import Exited, Lost, Outcome, OutOfMemory, Signaled, TimedOut, Usage
+from orchestrator.domain.outcome import DiskFull, Exited, Lost, Outcome, OutOfMemory, Signaled, TimedOut, Usage
 from orchestrator.guest.errors import LaunchFailed, StepFailed, printable
 from orchestrator.guest.launch import Launch
+
+_SPARE_BYTES, _SPARE_SHARE = 64 * 1024, 1024
+"""Room that is as good as none: so much, or such a part of all that there is. A write that does not fit as a whole
+leaves a little."""
 
 _SIGNAL = re.compile(r"[A-Z][A-Z0-9+-]{1,11}")
 
@@ -18,12 +22,19 @@ def parse_record(text: bytes) -> dict[str, str]:
 
 
 def usage_of(record: dict[str, str]) -> Usage:
-    """What the process and its children used; None for what the record does not tell."""
-    cpu, before, peak = record.get("cpu_usec", ""), record.get("cpu_usec_before", "0"), record.get("memory_peak", "")
+    """What the process and its children used; None for what the record does not tell. What strace wrote of them is in
+    what they wrote."""
     return Usage(
-        cpu_seconds=max(0, int(cpu) - int(before)) / 1e6 if _number(cpu) and _number(before) else None,
-        memory_peak_bytes=int(peak) if _number(peak) else None,
+        cpu_seconds=None if (cpu := _used(record, "cpu_usec", "cpu_usec_before")) is None else cpu / 1e6,
+        memory_peak_bytes=_used(record, "memory_peak"),
+        read_bytes=_used(record, "io_read", "io_read_before"),
+        written_bytes=_used(record, "io_written"),
     )
+
+
+def _used(record: dict[str, str], key: str, before: str = "") -> int | None:
+    at_end, at_start = record.get(key, ""), record.get(before, "0")
+    return max(0, int(at_end) - int(at_start)) if _number(at_end) and _number(at_start) else None
 
 
 def outcome_of(record: dict[str, str], launch: Launch) -> Outcome:
@@ -41,18 +52,34 @@ def outcome_of(record: dict[str, str], launch: Launch) -> Outcome:
         raise LaunchFailed(f"systemd did not start the process: result {result}, {code} {status}")
     oom_kills = record.get("oom_kill", "0")
     if result == "oom-kill" or (_number(oom_kills) and int(oom_kills) > 0):
-        return OutOfMemory(launch.memory_bytes)
+        return OutOfMemory(launch.memory_bytes, _used(record, "memory_peak"))
     if ran_too_long:
         return TimedOut(launch.timeout_seconds)
     if "traced" not in record:
         raise LaunchFailed(f"strace did not start the process: result {result}, {code} {status}; its stderr says why")
     match code:
         case "exited" if _number(status) and int(status) < 256:
-            return Exited(int(status))
+            return _full(record, launch, int(status)) or Exited(int(status))
         case "killed" | "dumped" if _SIGNAL.fullmatch(status):
             return Signaled(status)
         case _:
             return Lost(f"systemd says result {result}, {code or 'no code'} {status}".strip())
+
+
+def _full(record: dict[str, str], launch: Launch, code: int) -> DiskFull | None:
+    """It ended badly, and there was no room: in its outputs, its scratch, or on the whole disk."""
+    if code == 0:
+        return None
+    rooms = (("out", "/task/out", launch.output_bytes), ("scratch", "/task/tmp", launch.scratch_bytes), ("disk", "", 0))
+    for name, where, limit in rooms:
+        told = record.get(f"{name}_room", "").split()
+        if limit is None or len(told) != 3 or not all(map(_number, told)):
+            continue
+        free, total = int(told[0]) * int(told[2]), int(told[1]) * int(told[2])
+        bounded = 0 < total <= limit + int(told[2])  # else it is the disk's: it holds no quotas
+        if (bounded or not where) and free < max(_SPARE_BYTES, total // _SPARE_SHARE):
+            return DiskFull(where or "the disk", total, code)
+    return None
 
 
 def _ran_too_long(record: dict[str, str], launch: Launch) -> bool:
@@ -65,4 +92,4 @@ def _ran_too_long(record: dict[str, str], launch: Launch) -> bool:
 
 
 def _number(text: str) -> bool:
-    return text.isascii() and text.isdigit() and len(text) <= 20
+    return text.isascii() and text.isdigit() and len(text) <= 18

@@ -25,8 +25,8 @@ from orchestrator.guest.attendant import Attendant
 from orchestrator.guest.errors import Dropped, LaunchFailed, OutputRefused, StepFailed, VmLost
 from orchestrator.guest.exit_record import outcome_of, parse_record, usage_of
 from orchestrator.guest.following import NoProcess, Sink, Unhurried, pump
-from orchestrator.guest.layer import LAYER_FOLDER, mount_request, require_mounted
 from orchestrator.guest.launch import Arming, Launch, arm_request, arming_programs, start_message
+from orchestrator.guest.layer import LAYER_FOLDER, mount_request, require_mounted
 from orchestrator.guest.outputs import (
     MAX_ENTRIES,
     OutputEntry,
@@ -139,14 +139,17 @@ class Guest:
     async def make_ready(
         self, arming: Arming, extra: Sequence[tuple[str, int]] = (), window: float = PROBE_WINDOW_SECONDS
     ) -> tuple[Facts, tuple[Probe, ...]]:
-        """`facts`, `probe_seal` and `arm` in one request, at the same time. Why a machine that does not meet its
-        requirements cannot be armed is told by its facts; else raises LaunchFailed when it cannot."""
-        text = arm_request(arming, probe_words(extra, window))
+        """`facts`, `probe_seal` and `arm` in one request, at the same time; then the same is tried from inside of the
+        unit, as the user `task`. An open profile has no probes. Why a machine that does not meet its requirements
+        cannot be armed is told by its facts; else raises LaunchFailed when it cannot."""
+        closed = arming.seal.closed
+        text = arm_request(arming, probe_words(extra, window) if closed else ["open"])
 
         async def ask(connection: asyncssh.SSHClientConnection) -> tuple[Facts, tuple[Probe, ...]]:
             async with self._arm_channel(connection, text) as attendant:
                 facts = read_facts(wire.Reply(await attendant.expect(b"i"), "", 0))
-                probes = read_probes(wire.Reply(await attendant.expect(b"p"), "", 0))
+                told = wire.Reply(await attendant.expect(b"p"), "", 0)
+                probes = read_probes(told) if closed else ()
                 answer = await attendant.expect(b"a")
                 if not facts.unmet:
                     require_answer(answer, b"armed", str(self._way))
@@ -170,7 +173,7 @@ class Guest:
 
     @property
     def armed(self) -> bool:
-        """`start` is one message, unless the launch has another trace or grace."""
+        """`start` is one message, if what was armed fits the launch."""
         return self._armed is not None and self.connected
 
     @property

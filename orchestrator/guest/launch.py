@@ -7,9 +7,12 @@ import re
 import secrets
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
+from orchestrator.domain.pool import SEALED
+from orchestrator.domain.seal import Seal
 from orchestrator.guest.errors import LaunchFailed
+from orchestrator.guest.unit import loopback, properties
 from orchestrator.guest.wire import MAX_REQUEST, awaiting_programs, programs, script
 
 RUN_DIRECTORY = "/run/mayfly-task"
@@ -34,6 +37,9 @@ _TOKEN = re.compile(r"[A-Za-z0-9._-]{1,128}")
 _NOT_A_SHELLS = re.compile(r"[^A-Za-z0-9_]|^[0-9]|^(_|BASH.*|EUID|IFS|LINENO|OPTARG|OPTIND|PPID|PWD|SHELLOPTS|UID)$")
 """Names of variables that a shell would not set, or not to anything, or not pass on as they are."""
 
+MOST_FILES = 1 << 20
+"""That any process may have open: the unit's own limit, see `scripts/arm.py`."""
+
 _OURS = 4
 """Tasks of ours inside the unit, which do not count against the process: strace, and the shell of the exit record."""
 
@@ -44,7 +50,9 @@ class Launch:
 
     argv: at least one word. environment: added to DEFAULT_ENVIRONMENT; nothing else is in the process's environment.
     timeout_seconds: wall-clock; then SIGTERM, and after kill_grace_seconds SIGKILL.
-    memory_bytes, processes: limits for the process and its children together; no swap.
+    memory_bytes, processes: limits for the process and its children together; no swap. open_files: of each process.
+    output_bytes: of /task/out. scratch_bytes: of /task/tmp, /tmp and /var/tmp together. None: what the disk has.
+    seal: what the process may reach and do.
     trace: the words in front of the command, from `orchestrator.trace.command`; they must write to TRACE_PATH.
     max_log_bytes: of each of stdout, stderr and trace; what is over it stays in the guest.
     token: says whose launch it is, so that one whose answer was lost can be repeated, and another can take it over by
@@ -59,6 +67,10 @@ class Launch:
     environment: Mapping[str, str] = field(default_factory=dict)
     kill_grace_seconds: float = 5.0
     max_log_bytes: int = 1 << 30
+    seal: Seal = SEALED
+    open_files: int = 4096
+    output_bytes: int | None = None
+    scratch_bytes: int | None = None
     token: str = field(default_factory=lambda: secrets.token_hex(8))
 
     def __post_init__(self) -> None:
@@ -75,34 +87,54 @@ class Launch:
             raise ValueError("a time-out or grace that is not a positive number of seconds")
         if self.memory_bytes <= 0 or self.processes <= 0 or self.max_log_bytes <= 0:
             raise ValueError("a limit that is not positive")
+        if not 0 < self.open_files <= MOST_FILES:
+            raise ValueError(f"not a number of open files, 1 to {MOST_FILES}: {self.open_files}")
+        _require_sizes(self.output_bytes, self.scratch_bytes)
 
 
 @dataclass(frozen=True, slots=True)
 class Arming:
     """What is known of a launch before it comes: with this, everything of it is made but the process.
 
-    memory_bytes, processes: a launch may have others. trace, kill_grace_seconds: for a launch that has others, the unit
-    is armed anew, which takes half a second in an emulated guest.
+    memory_bytes, processes: a launch may have others. For a launch of which anything else differs the unit is armed
+    anew, which takes half a second in an emulated guest.
     """
 
     memory_bytes: int
     processes: int
     trace: tuple[str, ...]
     kill_grace_seconds: float = 5.0
+    seal: Seal = SEALED
+    output_bytes: int | None = None
+    scratch_bytes: int | None = None
 
     def __post_init__(self) -> None:
         if self.memory_bytes <= 0 or self.processes <= 0:
             raise ValueError("a limit that is not positive")
+        _require_sizes(self.output_bytes, self.scratch_bytes)
         if not 0 < self.kill_grace_seconds < math.inf:
             raise ValueError("a grace that is not a positive number of seconds")
 
     @classmethod
     def of(cls, launch: Launch) -> Arming:
-        return cls(launch.memory_bytes, launch.processes, launch.trace, launch.kill_grace_seconds)
+        return cls(
+            launch.memory_bytes,
+            launch.processes,
+            launch.trace,
+            launch.kill_grace_seconds,
+            launch.seal,
+            launch.output_bytes,
+            launch.scratch_bytes,
+        )
 
     def fits(self, launch: Launch) -> bool:
         """That launch can be started in a unit that was armed for this."""
-        return (self.trace, self.kill_grace_seconds) == (launch.trace, launch.kill_grace_seconds)
+        return replace(Arming.of(launch), memory_bytes=self.memory_bytes, processes=self.processes) == self
+
+
+def _require_sizes(*sizes: int | None) -> None:
+    if any(size is not None and size <= 0 for size in sizes):
+        raise ValueError("room for no byte")
 
 
 def arming_programs() -> bytes:
@@ -112,7 +144,7 @@ def arming_programs() -> bytes:
 
 def arm_request(arming: Arming, probes: Sequence[str] = ("-",)) -> str:
     """The text of the request that arms the unit; it takes `arming_programs`. `probes`: the words of the seal's probes;
-    "-" for none, and no facts either."""
+    "-" for none, and no facts either; "open" for facts alone."""
     return awaiting_programs(
         "arm",
         f"{arming.kill_grace_seconds:.3f}",
@@ -121,6 +153,8 @@ def arm_request(arming: Arming, probes: Sequence[str] = ("-",)) -> str:
         *probes,
         LAUNCHER=_launcher(arming),
         RECORD=script("record.sh"),
+        PROPERTIES="\n".join(properties(arming.seal)),
+        ROOM=f"{arming.output_bytes or 0} {arming.scratch_bytes or 0} {loopback(arming.seal)}",
     )
 
 
@@ -164,12 +198,13 @@ def _command(launch: Launch) -> str:
 
     It becomes the process by itself where it can: env(1) between them takes a tenth of a second in an emulated guest.
     """
+    files = f"ulimit -n {launch.open_files}\n"
     environment = {**DEFAULT_ENVIRONMENT, **launch.environment}
     first = launch.argv[0]
     if first.startswith("-") or "=" in first or any(_NOT_A_SHELLS.search(name) for name in environment):
         # env would take a first word with "=" in it for a variable
         argv = ("/bin/sh", "-c", 'exec "$@"', "sh", *launch.argv) if "=" in first else launch.argv
         variables = (f"{name}={value}" for name, value in environment.items())
-        return f"set -- {shlex.join(['/usr/bin/env', '-i', *variables, *argv])}\n"
+        return f"{files}set -- {shlex.join(['/usr/bin/env', '-i', *variables, *argv])}\n"
     exports = " ".join(f"{name}={shlex.quote(value)}" for name, value in environment.items())
-    return f"export {exports}\nset -- {shlex.join(launch.argv)}\n"
+    return f"{files}export {exports}\nset -- {shlex.join(launch.argv)}\n"

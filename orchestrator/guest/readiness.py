@@ -27,7 +27,7 @@ class Requirement:
 @dataclass(frozen=True, slots=True)
 class Facts:
     """What a machine told of itself. Bytes and seconds; `clock_offset_seconds` is its clock less ours; `boot_id`
-    differs after each of its boots."""
+    differs after each of its boots. `quotas`: what a process writes can be bounded; else the disk alone does that."""
 
     requirements: tuple[Requirement, ...]
     kernel: str
@@ -36,6 +36,7 @@ class Facts:
     memory_bytes: int
     clock_offset_seconds: float
     uptime_seconds: float
+    quotas: bool = False
 
     @property
     def unmet(self) -> tuple[Requirement, ...]:
@@ -73,6 +74,7 @@ def read_facts(reply: Reply) -> Facts:
         memory_bytes=memory,
         clock_offset_seconds=clock,
         uptime_seconds=uptime,
+        quotas="quotas" in told,
     )
 
 

@@ -47,11 +47,11 @@ async def run_attempt(tools: Tools, progress: Progress, spare: Spare | None = No
             guest = await progress.during(Stage.CONNECTING, connect(machine, progress, tools))
             around.push_async_callback(guest.close)
             probes = await progress.during(Stage.PREPARING, prepare(guest, progress, tools))
-            await progress.during(Stage.SEALING, seal(probes, progress))
+            await progress.during(Stage.SEALING, seal(probes, machine, progress, tools))
         else:
             guest = await around.enter_async_context(taken(spare, progress, ending.has))
             await progress.open_logs()
-            await see(guest, progress)
+            await see(spare, guest, progress, tools)
         if spare is None or progress.task.spec.inputs or progress.task.spec.packages:
             await progress.during(Stage.STAGING_IN, stage_in(guest, progress, tools))
         outcome = await progress.executing(execute(guest, progress))

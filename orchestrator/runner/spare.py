@@ -17,6 +17,7 @@ from orchestrator.guest import TRACE_PATH, Arming, Guest, require, require_seale
 from orchestrator.opennebula import ImageVersion
 from orchestrator.runner.launching import Order, ask_for, boot, connect
 from orchestrator.runner.machine import Machine, move, watched
+from orchestrator.runner.sealing import look_again, look_from_outside, require_holds, told_of_profile
 from orchestrator.runner.tellable import probed, told_by, told_of_image
 from orchestrator.runner.tools import Tools
 from orchestrator.trace.command import traced
@@ -88,9 +89,12 @@ async def make_ready(spare: Spare, image: ImageVersion, tools: Tools) -> None:
     spare.around.push_async_callback(guest.close)
     facts, probes = await guest.make_ready(arming_of(pool), extra=tools.forbidden)
     now = tools.store.clock.now()
-    spare.told = told_of_image(image) | told_by(facts) | probed(probes, at=now)
+    spare.told = told_of_image(image) | told_by(facts) | probed(probes, at=now) | told_of_profile(pool.seal)
     require(facts)
     require_sealed(probes)
+    if pool.seal.closed:
+        spare.told |= await look_from_outside(pool.seal, machine, pool, tools)
+        require_holds(spare.told)
     order.is_fit()
     await move(machine, VmState.READY, tools, now + timedelta(seconds=_stays(pool)), address=machine.address)
     spare.guest, spare.ready_at = guest, now
@@ -98,9 +102,15 @@ async def make_ready(spare: Spare, image: ImageVersion, tools: Tools) -> None:
 
 
 async def probe_again(spare: Spare, tools: Tools) -> None:
-    """See that it is still sealed: what opens its network may reach machines that run. Raises what the guest does."""
-    if spare.guest is None:
+    """See that it is still sealed, from inside and from outside: what opens its network may reach machines that run.
+    Raises what the guest does, and CloudError."""
+    if spare.guest is None or spare.machine is None:
         raise AssertionError("a machine was probed that is not ready")
+    if not spare.pool.seal.closed:
+        return
+    outside = await look_again(spare.pool.seal, spare.machine, spare.pool, tools)
+    spare.told |= outside
+    require_holds(outside)
     probes = await spare.guest.probe_seal(tools.forbidden)
     spare.told |= probed(probes, at=tools.store.clock.now())
     require_sealed(probes)
@@ -113,6 +123,9 @@ def arming_of(pool: Pool) -> Arming:
         processes=pool.max_processes,
         trace=traced(TraceProfile.AUDIT, output=TRACE_PATH),
         kill_grace_seconds=pool.kill_grace_seconds,
+        seal=pool.seal,
+        output_bytes=pool.max_output_bytes,
+        scratch_bytes=pool.max_scratch_bytes,
     )
 
 

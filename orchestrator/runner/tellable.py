@@ -17,6 +17,7 @@ def told_by(facts: Facts) -> dict[str, Any]:
         "memory_bytes": facts.memory_bytes,
         "disk_free_bytes": facts.disk_free_bytes,
         "boot_seconds": facts.uptime_seconds,
+        "quotas": facts.quotas,
     }
 
 

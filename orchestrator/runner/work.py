@@ -36,6 +36,7 @@ from orchestrator.runner.lease import Canceled
 from orchestrator.runner.machine import Machine, move
 from orchestrator.runner.patience import persist
 from orchestrator.runner.progress import Progress
+from orchestrator.runner.sealing import look_from_outside, require_holds, seal_of, told_of_profile
 from orchestrator.runner.spare import Spare
 from orchestrator.runner.tellable import probed, told_by, told_of_image
 from orchestrator.runner.tools import Tools
@@ -93,10 +94,14 @@ async def taken(spare: Spare, progress: Progress, has: Callable[[Machine], None]
         yield spare.guest
 
 
-async def see(guest: Guest, progress: Progress) -> None:
-    """Of a machine that stood ready: see that it still answers, for a task that can be started only once. Its end may
-    not be known yet, and once it is told to start nobody can say whether it did."""
-    if progress.task.spec.terms.delivery is Delivery.AT_MOST_ONCE:
+async def see(spare: Spare, guest: Guest, progress: Progress, tools: Tools) -> None:
+    """Of a machine that stood ready: seal it anew, if the task wants another profile than it was sealed with. See that
+    it still answers, for a task that can be started only once: its end may not be known yet, and once it is told to
+    start nobody can say whether it did."""
+    if spare.machine and seal_of(progress.task.spec, progress.pool) != spare.pool.seal:
+        probes = await progress.during(Stage.PREPARING, prepare(guest, progress, tools))
+        await progress.during(Stage.SEALING, seal(probes, spare.machine, progress, tools))
+    elif progress.task.spec.terms.delivery is Delivery.AT_MOST_ONCE:
         await progress.hold.while_held(guest.check())
 
 
@@ -115,14 +120,19 @@ async def prepare(guest: Guest, progress: Progress, tools: Tools) -> tuple[Probe
     from inside what can be reached: one request, for these go on beside each other."""
     launch = launch_of(progress.task.spec, progress.pool, progress.lease)
     facts, probes = await guest.make_ready(Arming.of(launch), extra=tools.forbidden)
-    progress.learn(told_by(facts) | probed(probes, at=progress.now()))
+    progress.learn(told_by(facts) | probed(probes, at=progress.now()) | told_of_profile(launch.seal))
     require(facts)
     return probes
 
 
-async def seal(probes: tuple[Probe, ...], progress: Progress) -> None:
-    """Nothing can be reached, or no input goes in."""
-    require_sealed(probes)
+async def seal(probes: tuple[Probe, ...], machine: Machine, progress: Progress, tools: Tools) -> None:
+    """Nothing can be reached, and the cloud says the same, or no input goes in; unless the profile leaves it open."""
+    profile = seal_of(progress.task.spec, progress.pool)
+    if profile.closed:
+        told = await look_from_outside(profile, machine, progress.pool, tools)
+        progress.learn(told)
+        require_sealed(probes)
+        require_holds(told)
     progress.order.is_fit()
 
 
@@ -132,8 +142,7 @@ async def stage_in(guest: Guest, progress: Progress, tools: Tools) -> None:
     entries = await asyncio.to_thread(tools.artifacts.entries, progress.task.spec.inputs)
     async with _within(progress.pool.staging_timeout_seconds, "the inputs did not go in"):
         await guest.stage_in(entries, lambda done, total: progress.transfer("in", done, total))
-        arming = Arming.of(launch_of(progress.task.spec, progress.pool, progress.lease))
-        await lay(guest, arming, progress, tools)
+        await lay(guest, progress, tools)
 
 
 async def execute(guest: Guest, progress: Progress) -> Outcome:
@@ -237,6 +246,10 @@ def launch_of(spec: TaskSpec, pool: Pool, lease: Lease) -> Launch:
         trace=traced(spec.trace, output=TRACE_PATH),
         kill_grace_seconds=pool.kill_grace_seconds,
         max_log_bytes=pool.max_log_bytes,
+        seal=seal_of(spec, pool),
+        open_files=limits.open_files or pool.max_open_files,
+        output_bytes=limits.output_bytes or pool.max_output_bytes,
+        scratch_bytes=limits.scratch_bytes or pool.max_scratch_bytes,
         token=f"{lease.task_id}.{lease.attempt}",
     )
 

@@ -22,8 +22,8 @@ from tests.journeys.house import House
         ("crash", Reason.SIGNALED, 139, "ended by SIGSEGV", {"kind": "Signaled", "name": "SEGV"}),
         (
             "oom",
-            *(Reason.OUT_OF_MEMORY, 137, "out of memory: killed at its limit of 160 MiB"),
-            {"kind": "OutOfMemory", "limit_bytes": 160 * 2**20},
+            *(Reason.OUT_OF_MEMORY, 137, "out of memory: killed at its limit of 160 MiB; it had 160 MiB"),
+            {"kind": "OutOfMemory", "limit_bytes": 160 * 2**20, "peak_bytes": 160 * 2**20},
         ),
         ("sleep 600", Reason.TIMED_OUT, 124, "timed out after 0.3 s", {"kind": "TimedOut", "seconds": 0.3}),
         ("hang", Reason.TIMED_OUT, 124, "timed out after 0.3 s", {"kind": "TimedOut", "seconds": 0.3}),

@@ -15,5 +15,7 @@ def test_a_disk_that_takes_nothing_is_said(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setattr(program, "LOGS", str(tmp_path / "file" / "logs"))
     monkeypatch.setenv("LAUNCHER", "true")
     monkeypatch.setenv("RECORD", "true")
-    answer = program.make_ready(program.Arming("5.0", "1000", "10"), None)
+    monkeypatch.setenv("PROPERTIES", "NoNewPrivileges=yes")
+    monkeypatch.setenv("ROOM", "0 0 up")
+    answer = program.make_ready(program.Arming("5.0", "1000", "10"), tell=False)
     assert answer == f"failed {tmp_path}/file/logs: Not a directory"

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.domain.outcome import Exited, Lost, Outcome, OutOfMemory, Signaled, TimedOut, Usage
+from orchestrator.domain.outcome import DiskFull, Exited, Lost, Outcome, OutOfMemory, Signaled, TimedOut, Usage
 from orchestrator.guest import Launch, LaunchFailed, StepFailed
 from orchestrator.guest.exit_record import outcome_of, parse_record, usage_of
 
@@ -77,7 +79,69 @@ def test_no_record_breaks_the_reader_or_makes_success_of_nothing(text: bytes) ->
         outcome_of(said, LAUNCH)
 
 
+def test_out_of_memory_is_told_with_the_peak_where_it_is_known() -> None:
+    told = outcome_of(record("oom-kill", "killed", "KILL", memory_peak="996"), LAUNCH)
+    assert isinstance(told, OutOfMemory)
+    assert (told.limit_bytes, told.peak_bytes) == (1000, 996)
+    told = outcome_of(record("oom-kill", "killed", "KILL", memory_peak="lots"), LAUNCH)
+    assert isinstance(told, OutOfMemory)
+    assert told.peak_bytes is None
+
+
+MIB_OF_BLOCKS = 256
+"""Blocks of 4096 bytes in a MiB."""
+
+
+def rooms(out: str, scratch: str, disk: str) -> dict[str, str]:
+    """What may still be written, and of how much, in MiB: "FREE/TOTAL"."""
+    told = {}
+    for name, text in (("out", out), ("scratch", scratch), ("disk", disk)):
+        free, total = text.split("/")
+        told[f"{name}_room"] = f"{int(float(free) * MIB_OF_BLOCKS)} {int(total) * MIB_OF_BLOCKS} 4096"
+    return told
+
+
+@pytest.mark.parametrize(
+    ("said", "outcome"),
+    [
+        (rooms("0/10", "5/5", "900/1000"), DiskFull("/task/out", 10 << 20, 1)),
+        (rooms("0.05/10", "5/5", "900/1000"), DiskFull("/task/out", 10 << 20, 1)),
+        (rooms("9/10", "0/5", "900/1000"), DiskFull("/task/tmp", 5 << 20, 1)),
+        (rooms("1/10", "1/5", "0.9/1000"), DiskFull("the disk", 1000 << 20, 1)),
+        (rooms("0.1/10", "0.1/5", "1.1/1000"), Exited(1)),
+        # the machine has no quotas: each folder tells of the disk
+        (rooms("0/1000", "0/1000", "0/1000"), DiskFull("the disk", 1000 << 20, 1)),
+        (rooms("9/1000", "9/1000", "9/1000"), Exited(1)),
+        ({"out_room": "0 2560", "scratch_room": "none", "disk_room": "-1 -1 4096"}, Exited(1)),
+        ({"out_room": "0 0 0", "scratch_room": "", "disk_room": "9 9"}, Exited(1)),
+    ],
+)
+def test_a_failure_without_room_is_a_full_disk(said: dict[str, str], outcome: Outcome) -> None:
+    launch = replace(LAUNCH, output_bytes=10 << 20, scratch_bytes=5 << 20)
+    assert outcome_of(record("exit-code", "exited", "1", **said), launch) == outcome
+
+
+@pytest.mark.parametrize(
+    ("said", "outcome"),
+    [
+        (record("success", "exited", "0"), Exited(0)),
+        (record("signal", "killed", "BUS"), Signaled("BUS")),
+        (record("oom-kill", "killed", "KILL"), OutOfMemory(1000)),
+    ],
+)
+def test_no_room_is_not_what_else_is_told(said: dict[str, str], outcome: Outcome) -> None:
+    launch = replace(LAUNCH, output_bytes=10 << 20)
+    assert outcome_of(said | rooms("0/10", "0/10", "0/1000"), launch) == outcome
+
+
+def test_a_room_without_a_limit_of_its_own_is_the_disks() -> None:
+    said = record("exit-code", "exited", "1", **rooms("0/1000", "0/1000", "0/1000"))
+    assert outcome_of(said, LAUNCH) == DiskFull("the disk", 1000 << 20, 1)
+
+
 def test_usage_is_told_or_not_known() -> None:
+    moved = parse_record(b"io_read=900\nio_read_before=100\nio_written=4096\n")
+    assert usage_of(moved) == Usage(read_bytes=800, written_bytes=4096)
     said = parse_record(b"cpu_usec=1500000\nmemory_peak=4096\n")
     assert usage_of(said) == Usage(1.5, 4096)
     assert usage_of({**said, "cpu_usec_before": "1000000"}) == Usage(0.5, 4096)

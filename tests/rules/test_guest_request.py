@@ -7,6 +7,7 @@ import math
 import shlex
 import shutil
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,8 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from orchestrator.decide.validation import LONGEST_COMMAND
+from orchestrator.domain.pool import SEALED
+from orchestrator.domain.seal import Network, Seal
 from orchestrator.guest import DEFAULT_ENVIRONMENT, Arming, Launch, LaunchFailed, wire
 from orchestrator.guest.launch import RUN_DIRECTORY, arm_request, arming_programs, start_message
 from orchestrator.guest.wire import python, request, script
@@ -88,6 +91,10 @@ def test_a_program_whose_name_looks_like_something_else_is_run(tmp_path: Path, n
         {"memory_bytes": 0},
         {"processes": 0},
         {"max_log_bytes": 0},
+        {"open_files": 0},
+        {"open_files": (1 << 20) + 1},
+        {"output_bytes": 0},
+        {"scratch_bytes": -1},
     ],
 )
 def test_a_launch_that_makes_no_sense_is_refused(changes: dict[str, object]) -> None:
@@ -103,6 +110,62 @@ def test_a_request_has_one_first_line_and_a_bound() -> None:
         start_message(plain(("x" * 120_000,)))
     first = arm_request(Arming.of(plain(("x",)))).split("\n")[0]
     assert shlex.split(first)[:3] == ["set", "--", "mayfly-arm"]
+
+
+@pytest.mark.parametrize("shell", ["dash", "bash"])
+def test_the_process_may_open_as_many_files_as_the_launch_says(tmp_path: Path, shell: str) -> None:
+    if shutil.which(shell) is None:
+        pytest.skip(f"{shell} is not installed")
+    told = launched(tmp_path, plain(("sh", "-c", "ulimit -Sn; ulimit -Hn"), open_files=77), shell)
+    assert told == "77\n77\n"
+
+
+@pytest.mark.parametrize(
+    ("changes", "fits"),
+    [
+        ({}, True),
+        ({"memory_bytes": 2, "processes": 2, "open_files": 9, "timeout_seconds": 2.0, "environment": {"A": ""}}, True),
+        ({"trace": ("strace",)}, False),
+        ({"kill_grace_seconds": 1.0}, False),
+        ({"seal": replace(SEALED, version=2)}, False),
+        ({"output_bytes": 1 << 20}, False),
+        ({"scratch_bytes": 1 << 20}, False),
+    ],
+)
+def test_a_launch_fits_what_was_armed_for_the_same_seal_room_and_tracer(changes: dict[str, object], fits: bool) -> None:
+    assert Arming.of(plain(("x",))).fits(plain(("x",), **changes)) is fits
+
+
+@pytest.mark.parametrize(
+    ("seal", "loopback", "there", "missing"),
+    [
+        (SEALED, "up", ["PrivateNetwork=yes", "ProtectProc=invisible", "SystemCallErrorNumber=EPERM"], ["NoExecPaths"]),
+        (
+            replace(SEALED, network=Network.NONE, tmp_executable=False),
+            "down",
+            ["PrivateNetwork=yes", "NoExecPaths=/task/out /task/tmp /tmp /var/tmp /dev/shm"],
+            [],
+        ),
+        (
+            replace(SEALED, network=Network.OPEN, others_hidden=False, denied_calls=()),
+            "open",
+            ["RestrictNamespaces=yes"],
+            ["PrivateNetwork", "ProtectProc", "SystemCallFilter", "SystemCallErrorNumber"],
+        ),
+        (replace(SEALED, denied_calls=("@mount", "bpf")), "up", ["SystemCallFilter=~@mount bpf"], []),
+    ],
+)
+def test_a_profile_is_what_the_unit_is_told(seal: Seal, loopback: str, there: list[str], missing: list[str]) -> None:
+    script_text = arm_request(Arming.of(plain(("x",), seal=seal, output_bytes=5, scratch_bytes=6)))
+    show = script_text.rpartition("\nexec python3")[0] + '\nprintf "%s\\n%s" "$ROOM" "$PROPERTIES"'
+    told = subprocess.run(["sh", "-c", show], capture_output=True, text=True, check=True).stdout.splitlines()
+    assert told[0] == f"5 6 {loopback}"
+    always = [
+        "CapabilityBoundingSet=CAP_SYS_PTRACE CAP_DAC_READ_SEARCH CAP_SETUID CAP_SETGID",
+        "RestrictNamespaces=yes",
+    ]
+    assert {*always, *there} <= set(told[1:])
+    assert [line for line in told for name in missing if line.startswith(name)] == []
 
 
 @pytest.mark.parametrize("word", ["x", "'", "é", "\n"])

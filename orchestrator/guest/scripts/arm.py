@@ -1,13 +1,14 @@
 """Makes the machine ready: tells what it is, tries its seal, and arms the unit, all at once; then becomes the attendant
 of the process that is started in it.
 
-Words: seconds of grace, bytes of memory, tasks; seconds to listen for what answers the probes, or "-" for neither facts
-nor probes; address and port of each further target of the probes. Environment: LAUNCHER, what the unit runs; RECORD,
-what it runs when it is over.
+Words: seconds of grace, bytes of memory, tasks; seconds to listen for what answers the probes, "open" for facts without
+probes, or "-" for neither; address and port of each further target of the probes. Environment: LAUNCHER, what the unit
+runs; RECORD, what it runs when it is over; PROPERTIES, a line for each further property of the unit; ROOM, bytes of
+outputs and of scratch, 0 for no limit, and what becomes of the unit's loopback: "up", "down", "open".
 
 Armed is the unit with its limits, namespaces and tracer, its launcher waiting for what to run. Writes frames:
 
-    i  the facts       p  the probes
+    i  the facts       p  the probes, from outside of the unit and from inside of its network namespace
     a  an answer: "armed"; "used", it has had its process; "gone", it has restarted since it was armed; "failed" and why
 
 Reads "ping", answered by the frame a "pong"; or "start LENGTH", which LENGTH bytes follow, parted by NULs: token,
@@ -27,9 +28,12 @@ import time
 from orchestrator.guest.scripts.facts import facts
 from orchestrator.guest.scripts.frames import send
 from orchestrator.guest.scripts.keep import keep
-from orchestrator.guest.scripts.place import LOGS, RUN, UNIT, read_file, restarted, write_file
+from orchestrator.guest.scripts.modules import close_modules, families
+from orchestrator.guest.scripts.place import LAYER, LOGS, RUN, UNIT, read_file, restarted, write_file
 from orchestrator.guest.scripts.probe import Probing
+from orchestrator.guest.scripts.room import bound
 from orchestrator.guest.scripts.start import Lock, start
+from orchestrator.guest.scripts.within import lower_loopback, probe_within
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:  # to load typing takes too long in an emulated machine
@@ -39,11 +43,15 @@ PATIENCE_SECONDS = 50.0
 ROOM = "64M"
 """Of the disk, which the process cannot take away: a full disk must not end the trace, as strace (-A) writes there."""
 
+MOST_FILES = 1 << 20
+"""Open at once, of each process: a launch has less, and says so itself."""
+
 PROPERTIES = (
     "StandardInput=null", "StandardOutput=null", "StandardError=null", "UMask=0022", "IgnoreSIGPIPE=no",
-    "PrivateNetwork=yes", "NoNewPrivileges=yes", "PrivateTmp=yes", "ProtectSystem=strict", "ProtectProc=invisible",
-    f"ReadWritePaths=/task/out /task/tmp {RUN} {LOGS}", "InaccessiblePaths=-/run/dbus", "LimitCORE=0",
-    "CPUAccounting=yes", "MemoryAccounting=yes", "MemorySwapMax=0", "OOMPolicy=stop", "KillMode=control-group",
+    "NoNewPrivileges=yes", "PrivateTmp=yes", "ProtectSystem=strict", "InaccessiblePaths=-/run/dbus",
+    f"ReadWritePaths=/task/out /task/tmp {RUN} {LOGS}", "LimitCORE=0", f"LimitNOFILE={MOST_FILES}",
+    "CPUAccounting=yes", "IOAccounting=yes", "MemoryAccounting=yes", "MemorySwapMax=0", "OOMPolicy=stop",
+    "KillMode=control-group",
     f"ExecStopPost=+/bin/sh {RUN}/record",
 )  # fmt: skip
 
@@ -53,9 +61,13 @@ class Arming:
 
     def __init__(self, grace: str, memory: str, tasks: str) -> None:
         self.properties = [*PROPERTIES, f"TimeoutStopSec={grace}", f"MemoryMax={memory}", f"TasksMax={tasks}"]
+        self.properties += os.environ["PROPERTIES"].splitlines()
         self.launcher = os.environ["LAUNCHER"].encode(errors="surrogateescape")
         self.record = os.environ["RECORD"].encode()
-        self.purpose = f"grace {grace}\n".encode() + self.launcher + self.record
+        out, scratch, self.loopback = os.environ["ROOM"].split()
+        self.out, self.scratch = int(out), int(scratch)
+        sealed = f"grace {grace}\n{os.environ['ROOM']}\n{os.environ['PROPERTIES']}\n"
+        self.purpose = sealed.encode() + self.launcher + self.record
 
     def begin(self) -> str:
         """Why not; nothing when it has begun."""
@@ -78,7 +90,11 @@ class Arming:
         keep()
         self.ready = os.open(RUN + "/ready", os.O_RDONLY | os.O_NONBLOCK)
         write_file(LOGS + "/trace", b"")
-        words = [word for each in self.properties for word in ("-p", each)]
+        os.makedirs(LAYER, exist_ok=True)  # what is mounted there later, the unit sees
+        os.chmod(LAYER, 0o755)  # noqa: S103
+        write_file(RUN + "/unbounded", bound(self.out, self.scratch).encode())
+        close_modules()
+        words = [word for each in (*self.properties, *families()) for word in ("-p", each)]
         self.systemd = spawn(
             "systemd-run", "--quiet", "--collect", f"--unit={UNIT}", "--service-type=exec",
             "--working-directory=/task/out", *words, "/bin/sh", RUN + "/launcher",
@@ -100,6 +116,11 @@ class Arming:
             return f"failed the launcher was not there within {PATIENCE_SECONDS:g} s"
         finally:
             os.close(self.ready)
+        try:
+            if self.loopback == "down":
+                lower_loopback()
+        except OSError as error:
+            return f"failed to seal the unit: {error}"
         write_file(RUN + "/before", b"%d" % os.stat(LOGS + "/trace").st_size)
         spawn("fallocate", "--keep-size", "--length", ROOM, LOGS + "/trace")
         write_file(RUN + "/armed", self.purpose)
@@ -130,31 +151,30 @@ def disarm() -> None:
             os.unlink(f"{RUN}/{name}")
 
 
-def make_ready(arming: Arming, probing: Probing | None) -> str:
-    """Arm the unit, unless it is; meanwhile send what is found out. Returns the answer."""
+def make_ready(arming: Arming, *, tell: bool) -> str:
+    """Arm the unit, unless it is; meanwhile send the facts, if they are to be told. Returns the answer."""
     if restarted():
-        tell(probing)
+        tell_facts(tell)
         return "gone"
     os.umask(0o077)
     try:
         for folder in (RUN, LOGS):
             os.makedirs(folder, exist_ok=True)
     except OSError as error:  # its disk is full, say
-        tell(probing)
+        tell_facts(tell)
         return f"failed {error.filename}: {error.strerror}"
     with Lock():
         used, armed = bool(read_file(RUN + "/token")), read_file(RUN + "/armed") == arming.purpose
         failure = "" if used or armed else arming.begin()
-        tell(probing)
+        tell_facts(tell)
         if used or armed:
             return "used" if used else "armed"
         return failure or arming.finish()
 
 
-def tell(probing: Probing | None) -> None:
-    if probing:
+def tell_facts(tell: bool) -> None:
+    if tell:
         send(b"i", facts().encode())
-        send(b"p", probing.finish().encode())
 
 
 def wait(requests: BinaryIO) -> None:
@@ -176,8 +196,12 @@ def wait(requests: BinaryIO) -> None:
 
 
 def main(grace: str, memory: str, tasks: str, window: str, *extra: str) -> None:
-    probing = None if window == "-" else Probing(float(window), extra)
-    answer = make_ready(Arming(grace, memory, tasks), probing)
+    arming, tell = Arming(grace, memory, tasks), window != "-"
+    probing = Probing(float(window), extra) if window not in ("-", "open") else None
+    answer = make_ready(arming, tell=tell)
+    if tell:
+        within = probe_within(arming.loopback) if probing and answer == "armed" and arming.loopback != "open" else ""
+        send(b"p", ((probing.finish() if probing else "") + within).encode())
     send(b"a", answer.encode(errors="replace"))
     if answer in ("armed", "used"):
         wait(os.fdopen(0, "rb"))

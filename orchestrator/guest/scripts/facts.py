@@ -24,6 +24,8 @@ def facts() -> str:
     for line in read_file("/proc/meminfo").decode().splitlines():
         if line.startswith("MemTotal:"):
             told.append("memory_kib=" + line.split()[1])
+    if any(b",prjquota" in line and b" / " in line for line in read_file("/proc/mounts").splitlines()):
+        told.append("quotas=yes")
     told.append("uptime=" + read_file("/proc/uptime").decode().partition(" ")[0])
     told.append("boot=" + read_file("/proc/sys/kernel/random/boot_id").decode().strip())
     if used():

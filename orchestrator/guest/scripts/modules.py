@@ -21,10 +21,9 @@ def close_modules() -> None:
     """Until the machine restarts. What a layer is mounted with is loaded before."""
     if not os.path.exists(SWITCH) or read_file(SWITCH).strip() == b"1":
         return
-    squashfs = b"\tsquashfs\n" in read_file("/proc/filesystems")
-    missing = [
-        name for name, there in (("squashfs", squashfs), ("loop", os.path.exists("/sys/module/loop"))) if not there
-    ]
+    known = read_file("/proc/filesystems").split()
+    missing = [name for name in ("squashfs", "overlay") if name.encode() not in known]
+    missing += [] if os.path.exists("/sys/module/loop") else ["loop"]
     if missing:  # not so in our own image; what cannot be loaded, who mounts it will tell
         os.waitpid(os.posix_spawnp("modprobe", ["modprobe", "-qa", *missing], os.environ), 0)
     write_file(SWITCH, b"1")

@@ -3,6 +3,7 @@
 RUN   forgotten with a restart
   lock        held while the unit is armed, and while its process is started
   before      how long the trace was when the unit was armed
+  unbounded   why what the process writes cannot be bounded; empty when it is
   armed       what it was armed for; there once it is
   token       whose process it is; not empty once it has one
   launched    the launcher was told to go on
@@ -24,6 +25,7 @@ from __future__ import annotations
 import os
 
 RUN, LOGS = "/run/mayfly-task", "/var/lib/mayfly-task"
+LAYER = "/task/layer"
 UNIT = "mayfly-task"
 GROUP = "/sys/fs/cgroup/system.slice/mayfly-task.service"
 STREAMS = ("stdout", "stderr", "trace")

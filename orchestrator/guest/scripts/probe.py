@@ -156,11 +156,12 @@ def everything(extra: list[tuple[str, int]]) -> tuple[list[Try], set[str]]:
     tries = [Try(f"control {address} TCP 9", tcp, (address, 9)) for address in CONTROLS]
     tries += [Try(f"{address} TCP {port}", tcp, (address, port)) for address, port in extra]
     for address in gateway:
+        # QEMU's user networking takes its gateway's address for the host's loopback
         tries += [Try(f"gateway {address} TCP {port}", tcp, (address, port)) for port in (22, 53, 80, 443, 2633)]
     for address in dict.fromkeys([*nameservers(), *(each.rpartition(".")[0] + ".3" for each in gateway), "8.8.8.8"]):
         tries.append(Try(f"DNS {address} UDP 53", s.SOCK_DGRAM, (address, 53), QUERY))
         tries.append(Try(f"DNS {address} TCP 53", tcp, (address, 53)))
-    tries.append(Try("metadata 169.254.169.254 TCP 80", tcp, ("169.254.169.254", 80)))
+    tries += [Try(f"metadata {each} TCP 80", tcp, (each, 80)) for each in ("169.254.169.254", "fd00:ec2::254")]
     tries += [Try(f"public {address} TCP 443", tcp, (address, 443)) for address in ("1.1.1.1", "2606:4700:4700::1111")]
     beside = neighbours(own) if own else []
     tries += [Try(f"neighbour {address} TCP 22", tcp, (address, 22)) for address in beside if address not in gateway]
@@ -168,6 +169,7 @@ def everything(extra: list[tuple[str, int]]) -> tuple[list[Try], set[str]]:
         tries.append(Try(f"gateway {address} TCP 22", tcp, (address, 22, 0, scopes.get(name, 0))))
     for name, scope in scopes.items():
         tries.append(Try(f"all nodes ff02::1%{name}", s.SOCK_RAW, ("ff02::1", 0, 0, scope), ECHO))
+        tries.append(Try(f"link-local fe80::2%{name} TCP 22", tcp, ("fe80::2", 22, 0, scope)))
     return tries, mine
 
 

@@ -16,6 +16,27 @@ run=/run/mayfly-task group=/sys/fs/cgroup/system.slice/mayfly-task.service
     while read -r key value; do
         [ "$key" = usage_usec ] && echo "cpu_usec=$value"
     done <"$group/cpu.stat"
+    # what was written and is still in memory goes to the disk now, and is counted then
+    while read -r key value; do
+        [ "$key" = file_dirty ] && [ "$value" != 0 ] && sync
+    done <"$group/memory.stat"
+    read=0 written=0
+    while read -r line; do
+        for word in $line; do
+            case $word in
+            rbytes=*) read=$((read + ${word#rbytes=})) ;;
+            wbytes=*) written=$((written + ${word#wbytes=})) ;;
+            esac
+        done
+    done <"$group/io.stat" && echo "io_read=$read" && echo "io_written=$written"
+    # it ended badly: for want of room? What an unprivileged user may still write, of how much, in blocks of so many bytes
+    if [ "$EXIT_CODE$EXIT_STATUS" != exited0 ]; then
+        set -- out scratch disk
+        stat -f -c '%a %b %S' /task/out /task/tmp / | while read -r line; do
+            echo "$1_room=$line"
+            shift
+        done
+    fi
     # its time was over; or it had ended by itself, just before
     [ -e "$run/expired" ] && echo expired=yes && systemctl show mayfly-task -p ExecMainExitTimestampMonotonic
     echo end

@@ -40,7 +40,7 @@ def start(token: bytes, seconds: float, grace: float, memory: bytes, tasks: byte
                     write_file(f"{GROUP}/{name}", limit)
             write_file(RUN + "/launch", launch)
             now = time.monotonic()
-            write_file(RUN + "/began", b"began_usec=%d\n%s" % (int(now * 1e6), cpu_used()))
+            write_file(RUN + "/began", b"began_usec=%d\n%s" % (int(now * 1e6), used_before()))
             os.write(timer, b"%f %f\n" % (now + seconds, grace))
             write_file(RUN + "/launched", b"")  # from here on a repeated start is answered with "started"
             os.write(go, b"\n")
@@ -49,9 +49,11 @@ def start(token: bytes, seconds: float, grace: float, memory: bytes, tasks: byte
         return "started"
 
 
-def cpu_used() -> bytes:
+def used_before() -> bytes:
     """What the launcher and its tracer had used before, as key=value."""
+    told = b""
     for line in read_file(GROUP + "/cpu.stat").splitlines():
         if line.startswith(b"usage_usec "):
-            return b"cpu_usec_before=" + line.split()[1] + b"\n"
-    return b""
+            told = b"cpu_usec_before=" + line.split()[1] + b"\n"
+    read = sum(int(word[7:]) for word in read_file(GROUP + "/io.stat").split() if word.startswith(b"rbytes="))
+    return told + b"io_read_before=%d\n" % read
