@@ -16,18 +16,19 @@ from alembic.runtime.migration import MigrationContext
 from sqlalchemy import Connection, bindparam, inspect, text
 
 from orchestrator.domain.errors import NotPossible
-from orchestrator.domain.outcome import Exited
-from orchestrator.domain.task import Delivery, Stage, TaskState, Terms
+from orchestrator.domain.outcome import Exited, Usage
+from orchestrator.domain.task import Delivery, Entrypoint, Packages, Stage, TaskSpec, TaskState, Terms
 from orchestrator.domain.vm import VmState
-from orchestrator.store import Store, VmRequest
+from orchestrator.store import Decision, Finished, Store, VmRequest
 from orchestrator.store.columns import UtcDateTime
 from orchestrator.store.encoding import spec_to_json
 from orchestrator.store.engine import Database
 from orchestrator.store.migrate import configuration, downgrade, revision, upgrade
 from orchestrator.store.schema import METADATA
-from tests.conformance.queueing import DAY, T0, at, kinds, runner, spec, submit, take
+from tests.conformance.queueing import DAY, T0, at, claimed, kinds, runner, spec, submit, take
 
-OLD_SPEC = {key: value for key, value in spec_to_json(spec()).items() if key != "terms"}
+NEWER = {"terms", "seal", "packages"}
+OLD_SPEC = {key: value for key, value in spec_to_json(spec()).items() if key not in NEWER}
 HELD = (TaskState.RUNNING, TaskState.WAITING)
 
 
@@ -245,6 +246,44 @@ async def test_what_only_the_newest_schema_knows_is_lost_on_the_way_back_and_not
         assert await store.vms.spares() == (replace(vm, host="h"),) and await store.vms.launches(since=T0) == ()
         assert await store.queues.drain("small", "again", now=at(3))
         assert await store.tasks.admit(now=at(60), since=at(50)) == (due.id,)
+
+
+async def test_layers_reviews_and_receipts_are_lost_on_the_way_back_and_tasks_wait_for_their_packages_again(
+    database: Database, empty_url: str
+) -> None:
+    builder = TaskSpec("builds", (), entrypoint=Entrypoint.LAYER)
+    async with await Store.open(empty_url) as store:
+        over = await claimed(store)
+        used = Usage(1.0, 2, 3, 4)
+        assert await store.attempts.record_outcome(over.lease, Exited(0), used)
+        assert await store.tasks.finish(Finished(over.lease, TaskState.FINISHED, exit_code=0), now=at(2))
+        assert await store.attempts.record_receipt(over.task.id, 1, "a" * 64, now=at(3))
+        await store.reviews.decide(over.task.id, Decision.RELEASED, "ada", "", now=at(3))
+        waiting = await submit(store, replace(spec(), packages=Packages("numpy")), now=T0)
+        wanted = {waiting.id}
+        layer = await store.layers.order("k", "1", builder, for_tasks=wanted, now=at(4), deadline_at=at(999))
+    await migrated(database, lambda connection: downgrade(connection, "0003"))
+    async with database.reading() as connection:
+        assert await connection.run_sync(revision) == "0003"
+        assert {"layers", "reviews"}.isdisjoint(await connection.run_sync(tables))
+    async with await Store.open(empty_url) as store:
+        attempt = await store.attempts.get(over.task.id, 1)
+        assert attempt is not None and attempt.usage == replace(used, read_bytes=None, written_bytes=None)
+        assert await store.attempts.receipt_due() == ((over.task.id, 1),)
+        assert await store.reviews.get(over.task.id) is None
+        assert [row.id for row in await store.layers.wanted()] == [waiting.id], "and its builder brings none"
+        assert await store.tasks.unfinished(waiting.id) == (layer.task_id,)
+        assert await store.tasks.admit(now=at(5)) == ()
+
+
+async def test_a_key_that_was_used_with_an_older_description_is_still_known(store: Store) -> None:
+    options = {"now": T0, "deadline_at": T0 + DAY, "idempotency_key": "k"}
+    one = await store.tasks.submit(spec(), **options)
+    async with store._database.writing() as connection:
+        await connection.execute(text("UPDATE tasks SET spec = :old"), {"old": json.dumps(OLD_SPEC)})
+    assert (await store.tasks.submit(spec(), **options)).id == one.id
+    with pytest.raises(NotPossible, match="used for another task"):
+        await store.tasks.submit(spec(name="other"), **options)
 
 
 async def test_a_migration_that_fails_changes_nothing(database: Database, empty_url: str) -> None:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 
-from orchestrator.domain.task import TaskState, Terms
+from orchestrator.domain.task import Entrypoint, Packages, TaskSpec, TaskState, Terms
 from orchestrator.domain.vm import VmState
-from orchestrator.store import Finished, Store, TaskRow, VmMoved, VmRequest
+from orchestrator.store import Decision, Finished, Store, TaskRow, VmMoved, VmRequest
 from tests.conformance.queueing import T0, at, claimed, kinds, runner, spec, submit, take_one
 
 
@@ -94,6 +95,71 @@ async def test_a_task_whose_dependency_goes_this_moment_is_refused_or_keeps_it(s
                 assert (gone, first.id in there) in ((0, True), (1, False))
             else:
                 assert (type(made).__name__, gone) == ("InvalidTask", 1)
+
+
+async def test_a_review_goes_with_its_task(store: Store) -> None:
+    one, two = [await submit(store, spec(), now=T0) for _ in range(2)]
+    for task in (one, two):
+        await over(store, task, 10)
+        await store.reviews.decide(task.id, Decision.RELEASED, "ada", "", now=at(11))
+    assert await store.tasks.delete([one.id]) == 1
+    assert await store.reviews.get(one.id) is None
+    assert await store.reviews.get(two.id) is not None
+
+
+BUILDER = TaskSpec("builds", (), entrypoint=Entrypoint.LAYER)
+BRINGING = replace(spec(), packages=Packages("numpy"))
+
+
+async def laid(store: Store, now: float) -> TaskRow:
+    """A task that waits with the layer k."""
+    task = await submit(store, BRINGING, now=at(now))
+    await store.layers.order("k", "1", BUILDER, for_tasks=[task.id], now=at(now), deadline_at=at(999))
+    return await store.tasks.get(task.id)
+
+
+async def test_a_layer_is_kept_for_as_long_as_a_task_that_used_it_and_goes_with_its_builder(store: Store) -> None:
+    first = await laid(store, 0)
+    layer = await store.layers.get("k")
+    assert layer is not None
+    await over(store, await store.tasks.get(layer.task_id), 10)
+    assert await store.layers.ready("k", "blob", [], now=at(11))
+    await over(store, first, 20)
+    second = await laid(store, 30)
+    assert await prunable(store, 99) == {first.id}
+    assert await store.tasks.delete([first.id, layer.task_id]) == 1
+    await over(store, second, 40)
+    assert await prunable(store, 99) == {second.id}, "it goes when nobody remembers a use of it"
+    assert await store.tasks.delete([layer.task_id]) == 0
+    assert await store.tasks.delete([second.id]) == 1
+    assert await prunable(store, 9, builds=99) == {layer.task_id}
+    assert await store.tasks.delete([layer.task_id]) == 1
+    assert await store.layers.get("k") is None and await store.layers.list() == ()
+    again = await laid(store, 50)
+    made = await store.layers.get("k")
+    assert made is not None and made.task_id != layer.task_id and again.layer == "k"
+
+
+async def test_an_order_of_a_layer_that_goes_this_moment_keeps_it_or_makes_another(
+    store_url: str, store: Store
+) -> None:
+    """Never a task with a layer that there is not."""
+    async with await Store.open(store_url) as other:
+        for n in range(8):
+            layer = await store.layers.order("k", "1", BUILDER, for_tasks=(), now=at(n), deadline_at=at(999))
+            if layer.ready_at is None:
+                await over(store, await store.tasks.get(layer.task_id), 10)
+                assert await store.layers.ready("k", "blob", [], now=at(11))
+            task = await submit(store, BRINGING, now=at(20))
+            order = store.layers.order("k", "1", BUILDER, for_tasks=[task.id], now=at(21), deadline_at=at(999))
+            made, gone = await asyncio.gather(order, other.tasks.delete([layer.task_id]))
+            assert gone == (made.task_id != layer.task_id)
+            assert await store.layers.of_task(task.id) == await store.layers.get("k") == made
+            await store.tasks.request_cancel(task.id, now=at(22))
+            assert await store.tasks.delete([task.id]) == 1
+            if made.ready_at is None:
+                await over(store, await store.tasks.get(made.task_id), 30)
+                assert await store.layers.ready("k", "blob", [], now=at(31))
 
 
 async def test_a_key_of_a_task_that_is_forgotten_may_be_used_again(store: Store) -> None:

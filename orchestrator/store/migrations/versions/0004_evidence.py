@@ -69,6 +69,20 @@ def upgrade() -> None:
     for table_name, name, columns, where in INDEXES:
         words = sa.text(where)
         op.create_index(name, table_name, list(columns), unique=False, postgresql_where=words, sqlite_where=words)
+    _find_packages()
+
+
+def _find_packages() -> None:
+    """Of tasks that wait since before this database was taken back to an older schema."""
+    names = ("id", "state", "brings_packages", "admitted_at")
+    tasks = sa.table("tasks", *map(sa.column, names), sa.column("spec", sa.JSON))
+    waits = sa.select(tasks.c.id, tasks.c.spec).where(tasks.c.state.in_(("NEW", "QUEUED")))
+    named = sa.cast(tasks.c.spec, sa.Text).like('%"packages"%')
+    bind = op.get_bind()
+    for task_id, spec in bind.execute(waits.where(named)).all():
+        if any(spec["packages"].values()):
+            found = sa.update(tasks).where(tasks.c.id == task_id)
+            bind.execute(found.values(brings_packages=sa.true(), admitted_at=None))
 
 
 def downgrade() -> None:
