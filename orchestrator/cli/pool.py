@@ -72,7 +72,7 @@ def check(as_json: AsJson = False) -> None:
     async def work() -> None:
         make_home(settings)
         pools = await load_pools(settings)
-        said = {name: remarks(pool) for name, pool in pools.items()}
+        said = {name: remarks(pool, pools) for name, pool in pools.items()}
         if as_json:
             output.as_json([{"pool": name, "remarks": lines} for name, lines in said.items()])
             return
@@ -113,7 +113,7 @@ def apply(as_json: AsJson = False) -> None:
             facts = {"within_seconds": INVENTORY_SECONDS, "runners": following, "stranded": stranded}
             output.as_json({"pools": sorted(pools), **facts})
             return
-        _say_checked({name: remarks(pool) for name, pool in pools.items()})
+        _say_checked({name: remarks(pool, pools) for name, pool in pools.items()})
         for name in stranded:
             output.say(f"{name}: tasks wait for it, and the inventory has no such pool any more")
         names = ", ".join(str(each["runner"]) for each in following) or "none that is alive"
@@ -180,13 +180,12 @@ async def _now(house: House) -> dict[str, tuple[Pool, dict[str, Any]]]:
     launches = await store.vms.launches(since=now - quarantine.looks_back(warms.values()))
     # how many hosts there are, OpenNebula would have to be asked: those that launches were on will do
     hosts = len({launch.host for launch in launches if launch.host})
-    aside = quarantine.of(launches, warms, now, hosts=hosts).versions
+    aside = quarantine.of(launches, warms, now, hosts=hosts)
     versions = {(pools[each.pool].image, each.image_version) for each in launches if each.pool in pools}
     found = {}
     for name, pool in pools.items():
-        why = {
-            version: aside[version] for image, version in sorted(versions) if image == pool.image and version in aside
-        }
+        own = aside.of_pool(name).versions
+        why = {version: own[version] for image, version in sorted(versions) if image == pool.image and version in own}
         found[name] = pool, _there_is(pool, counts, queues.get(name), why)
     return found
 

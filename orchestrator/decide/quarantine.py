@@ -5,9 +5,9 @@ It follows from the launches alone, so that every runner comes to the same answe
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Protocol
 
@@ -19,10 +19,22 @@ _PROMOTED, _PREVIOUS = "promoted", "previous"
 
 @dataclass(frozen=True, slots=True)
 class Quarantine:
-    """What is put aside, and why, in words. Hosts are taken for want of another all the same."""
+    """What is put aside, and why, in words. `only`: of versions that are put aside for one pool alone, which. Hosts are
+    taken for want of another all the same."""
 
     versions: Mapping[str, str] = field(default_factory=dict)
     hosts: Mapping[str, str] = field(default_factory=dict)
+    only: Mapping[str, str] = field(default_factory=dict)
+
+    def of_pool(self, pool: str) -> Quarantine:
+        """What is put aside for this pool.
+
+        >>> Quarantine({"v1": "no SSH", "v2": "no SSH"}, only={"v2": "small"}).of_pool("large").versions
+        {'v1': 'no SSH'}
+        """
+        return replace(
+            self, versions={name: why for name, why in self.versions.items() if self.only.get(name, pool) == pool}
+        )
 
 
 class Version(Protocol):
@@ -50,23 +62,35 @@ def of(launches: Iterable[Launched], warms: Mapping[str, Warm], now: datetime, *
 
     launches: the newest first. warms: by pool. hosts: how many can be used. While there are several, failures that were
     all on one are that host's; the version's too when there are twice as many. A version that is put aside is no host's
-    fault.
+    fault. Of a pool with a network that is open, or a boot timeout that is too short, every launch fails: so a version
+    is put aside for all pools only when of max_failures at least half were other pools' than the one with most, and
+    else for that one.
     """
     newest = list(launches)
 
     def often(failures: Sequence[Launched], times: int = 1) -> bool:
         return len(failures) >= times * _warm(failures, warms).max_failures
 
-    versions = {
-        name: failures
-        for name, failures in _failing(newest, lambda launch: launch.image_version).items()
-        if often(failures, 2 if hosts > 1 and len({launch.host for launch in failures}) == 1 else 1)
-    }
+    def blamed(failures: Sequence[Launched]) -> bool:
+        return often(failures, 2 if hosts > 1 and len({launch.host for launch in failures}) == 1 else 1)
+
+    versions, only = {}, {}
+    for name, failures in _failing(newest, lambda launch: launch.image_version).items():
+        [(pool, most)] = Counter(launch.pool for launch in failures).most_common(1)
+        own = [launch for launch in failures if launch.pool == pool]
+        if blamed(failures) and 2 * (len(failures) - most) >= _warm(failures, warms).max_failures:
+            versions[name] = failures
+        elif blamed(own):
+            versions[name], only[name] = own, pool
     blameless = [launch for launch in newest if launch.ok or launch.image_version not in versions]
     on_hosts = {
         name: failures for name, failures in _failing(blameless, lambda launch: launch.host).items() if often(failures)
     }
-    return Quarantine(_still(versions, warms, now), _still(on_hosts, warms, now))
+    aside = {
+        name: f"for pool {only[name]} alone: {why}" if name in only else why
+        for name, why in _still(versions, warms, now).items()
+    }
+    return Quarantine(aside, _still(on_hosts, warms, now), {name: only[name] for name in aside if name in only})
 
 
 def looks_back(warms: Iterable[Warm]) -> timedelta:
@@ -76,7 +100,7 @@ def looks_back(warms: Iterable[Warm]) -> timedelta:
 
 
 def choose(versions: Iterable[Version], quarantine: Quarantine) -> Chosen | None:
-    """Of one image: the promoted version, else the newest earlier one that was promoted once.
+    """Of one image: the promoted version, else the newest earlier one that was promoted once. quarantine: of the pool.
 
     None: no version is promoted, or all that could be used are put aside.
     """

@@ -5,6 +5,7 @@ The database is read once for all pools; then each is planned by what we hold at
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import logging
 from collections import Counter
@@ -48,8 +49,8 @@ class Planning:
         self._buckets: dict[str, Bucket] = {}
         self._pauses = Pauses()
         self._outdated = False
-        self._versions: dict[str, tuple[Usable | str, datetime]] = {}
-        """By image, and when that was known."""
+        self._versions: dict[str, tuple[Usable | str, float]] = {}
+        """By pool, and when that was known, by a clock that nobody puts back."""
         self._told: dict[str, str] = {}
         self._gone_at: list[tuple[str, datetime]] = []
         """Of pools, when machines of theirs went lately."""
@@ -79,15 +80,15 @@ class Planning:
 
     async def version(self, pool: Pool, supply: Supply, *, to_launch: bool = False) -> Usable | str:
         """The image version to launch, or why there is none; a while ago, unless one is launched."""
-        known = self._versions.get(pool.image)
-        if known is not None and not to_launch and supply.now - known[1] < timedelta(seconds=VERSION_SECONDS):
+        known, now = self._versions.get(pool.name), asyncio.get_running_loop().time()
+        if known is not None and not to_launch and now - known[1] < VERSION_SECONDS:
             return known[0]
         found: Usable | str
         try:
             found = await usable(pool, self._tools, supply.aside)
         except (CloudError, UserError) as trouble:
             found = str(trouble)
-        self._versions[pool.image] = found, supply.now
+        self._versions[pool.name] = found, now
         return found
 
     async def room(self, pool: Pool, spares: Collection[Spare]) -> Room:

@@ -41,7 +41,7 @@ async def put_aside(tools: Tools) -> Quarantine:
 
 async def usable(pool: Pool, tools: Tools, aside: Quarantine) -> Usable:
     """The version to use. Raises CloudError, and NotFound when none is promoted."""
-    promoted = await tools.cloud.promoted(pool.image)
+    promoted, aside = await tools.cloud.promoted(pool.image), aside.of_pool(pool.name)
     if promoted.template_name not in aside.versions:
         return Usable(promoted)
     versions = {each.template_name: each for each in await tools.cloud.image_versions() if each.image == pool.image}

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
 
 from orchestrator.decide import quarantine
+from orchestrator.domain.errors import CloudError
 from orchestrator.domain.vm import VmState
 from orchestrator.scheduler.upkeep import Upkeep
 from orchestrator.telemetry import Look
 from orchestrator.trouble import TROUBLE
+
+HOSTS_KEPT_SECONDS = 60.0
+ASK_SECONDS = 2.0
+"""How long the gauges wait at most for OpenNebula, which they need for nothing else."""
 
 
 class Measure:
@@ -19,6 +25,7 @@ class Measure:
 
     def __init__(self, upkeep: Upkeep) -> None:
         self._upkeep = upkeep
+        self._hosts_at: tuple[int, float] | None = None
 
     async def run_once(self) -> list[str]:
         """Look. When that fails there is no look: one of long ago would be taken for now."""
@@ -57,5 +64,19 @@ class Measure:
         store, now = self._upkeep.store, self._upkeep.store.clock.now()
         warms = {name: pool.warm for name, pool in self._upkeep.pools.items()}
         launches = await store.vms.launches(since=now - quarantine.looks_back(warms.values()))
-        found = quarantine.of(launches, warms, now)
+        if all(launch.ok for launch in launches):
+            return {"version": 0, "host": 0}
+        found = quarantine.of(launches, warms, now, hosts=await self._hosts())
         return {"version": len(found.versions), "host": len(found.hosts)}
+
+    async def _hosts(self) -> int:
+        """How many take VMs, as runners see it, as of a minute ago; 1 where that cannot be told."""
+        now = asyncio.get_running_loop().time()
+        if self._hosts_at is None or now - self._hosts_at[1] > HOSTS_KEPT_SECONDS:
+            try:
+                async with asyncio.timeout(ASK_SECONDS):
+                    capacity = await self._upkeep.cloud.capacity()
+            except (CloudError, TimeoutError):
+                return 1
+            self._hosts_at = len(capacity.hosts or ()) or 1, now
+        return self._hosts_at[0]

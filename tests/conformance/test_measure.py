@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from datetime import timedelta
@@ -21,6 +22,9 @@ from orchestrator.domain.outcome import Exited, Reason
 from orchestrator.domain.pool import Pool
 from orchestrator.domain.task import Stage, TaskSpec, TaskState, Terms
 from orchestrator.domain.vm import VmState
+from orchestrator.localcloud.hypervisors.simulated import SimulatedHypervisor
+from orchestrator.localcloud.knobs import CloudSettings
+from orchestrator.localcloud.server import LocalCloud
 from orchestrator.opennebula import Cloud
 from orchestrator.reports.ended import ended
 from orchestrator.scheduler.deadlines import Deadlines
@@ -122,6 +126,28 @@ async def test_a_version_whose_launches_fail_counts_as_quarantined(store: Store,
         assert await store.vms.record_launch(vm.id, ok=False, message="no SSH", host="", now=now)
     await Measure(upkeep).run_once()
     assert values(upkeep)["quarantined", "version"] == 1
+
+
+@pytest.mark.parametrize(("hosts", "kind"), [(1, "version"), (2, "host")])
+async def test_what_is_quarantined_is_told_as_runners_see_it(
+    store: Store, upkeep: Upkeep, tmp_path: Path, hosts: int, kind: str
+) -> None:
+    runner = await register(store, "small")
+    for _ in range(POOLS["small"].warm.max_failures):
+        now = store.clock.now()
+        vm = await store.vms.request(VmRequest("small", "v1", runner.id, now + DAY), now=now)
+        assert vm is not None
+        assert await store.vms.record_launch(vm.id, ok=False, message="no SSH", host="localhost", now=now)
+    hypervisor = SimulatedHypervisor()
+    with LocalCloud(tmp_path / "cloud", hypervisor=hypervisor, knobs=CloudSettings(hosts=hosts)) as local:
+        async with Cloud(local.url, local.session) as cloud:
+            await Measure(dataclasses.replace(upkeep, cloud=cloud)).run_once()
+    hypervisor.close()
+    told = values(upkeep)
+    assert {each: told["quarantined", each] for each in ("version", "host")} == {
+        "version": kind == "version",
+        "host": kind == "host",
+    }
 
 
 async def test_without_anybody_to_read_them_nothing_is_looked_at(store: Store, upkeep: Upkeep) -> None:

@@ -19,16 +19,19 @@ from orchestrator.domain.outcome import Reason
 from orchestrator.domain.task import Delivery, TaskState
 from orchestrator.domain.vm import VmState
 from orchestrator.localcloud.hypervisors.ssh_guest import SimulatedGuest
+from orchestrator.runner import planning as planning_module
 from orchestrator.runner.heartbeats import Heartbeats
 from orchestrator.runner.lease import Hold
 from orchestrator.runner.loop import registered
 from orchestrator.runner.placing import Placing
+from orchestrator.runner.planning import Planning
 from orchestrator.runner.progress import Progress
 from orchestrator.runner.taking import claim_with, run_held
 from orchestrator.runner.tools import Tools
+from orchestrator.runner.versions import Usable
 from orchestrator.runner.warm import Stock
 from orchestrator.settings import Settings
-from orchestrator.store import Claim, TaskRow
+from orchestrator.store import Claim, TaskRow, VmMoved, VmRequest
 from tests.journeys.house import DEADLINE, POOL, House, make_house, promote, until
 from tests.journeys.processes import command_line, killed, runner_process
 from tests.journeys.ready import change, ready, serving, vm_of, warm_tools
@@ -174,6 +177,47 @@ async def test_launches_that_fail_put_the_image_version_aside_and_the_one_before
         (True, "small-1"),
     ]
     assert all("no such device: /dev/vda" in each.message and each.host for each in launches if not each.ok)
+
+
+async def test_launches_of_one_pool_that_fail_leave_the_image_version_to_the_others(house: House) -> None:
+    await promote(house.cloud, house.settings.home, version=2)
+    tools = warm_tools(house, 1)
+    other = dataclasses.replace(POOL, name="other")
+    assert isinstance(tools.pools, dict)
+    tools.pools[other.name] = other
+    for _ in range(other.warm.max_failures):
+        until_then = house.now() + timedelta(hours=1)
+        row = await house.store.vms.request(
+            VmRequest(other.name, "small-2", tools.runner_id, until_then), now=house.now()
+        )
+        assert row is not None
+        assert await house.store.vms.record_launch(row.id, ok=False, message="it is open", host="", now=house.now())
+        for state in (VmState.DESTROYING, VmState.DESTROYED):
+            gone = VmMoved(row.id, state, tools.runner_id, deadline_at=until_then, close_proof="never made")
+            assert await house.store.vms.move(gone, now=house.now())
+    async with serving(tools):
+        [spare] = await ready(house, 1)
+        assert spare.image_version == "small-2"
+        task = await house.submit("true", pool=other)
+        assert (await house.over(task)).state is TaskState.FINISHED
+    assert (await vm_of(house, task)).image_version == "small-1"
+
+
+async def test_a_clock_that_is_put_back_keeps_no_old_image_version(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tools = warm_tools(house, 1)
+    pool = tools.pools[POOL.name]
+    planning = Planning(tools, Placing(tools), free=lambda: 1, asked=Counter)
+    supply = await planning.read([pool.name])
+    before = await planning.version(pool, supply)
+    await promote(house.cloud, house.settings.home, version=2)
+    house.cloud.forget()
+    back = dataclasses.replace(supply, now=supply.now - timedelta(hours=1))
+    assert await planning.version(pool, back) == before  # known since a moment ago
+    monkeypatch.setattr(planning_module, "VERSION_SECONDS", 0.0)
+    found = await planning.version(pool, back)
+    assert isinstance(found, Usable) and found.image.template_name == "small-2"
 
 
 async def test_cold_launches_that_fail_count_as_well(house: House) -> None:

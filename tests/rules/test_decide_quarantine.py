@@ -71,10 +71,50 @@ def test_what_failed_so_often_in_a_row_is_put_aside(
 
 
 def test_it_is_said_why_and_until_when() -> None:
-    assert of([bad()] * 3, WARMS, NOW) == Quarantine({"v2": WHY}, {})
+    assert of([bad()] * 3, WARMS, NOW) == Quarantine({"v2": f"for pool small alone: {WHY}"}, {}, {"v2": "small"})
+    assert of([bad(), bad(), bad(pool="large")], WARMS, NOW).versions == {}
+    both = [bad(), bad(pool="large"), bad(pool="large")]
+    assert of([bad(), *both], WARMS, NOW) == Quarantine({"v2": WHY.replace("3", "4", 1)}, {})
     assert of([bad(pool="careful")], WARMS, NOW).versions == {
-        "v2": f"the last launch failed, the last with: {NO_SSH}; until 2026-03-01T12:01:00+00:00"
+        "v2": "for pool careful alone: the last launch failed, the last with: "
+        f"{NO_SSH}; until 2026-03-01T12:01:00+00:00"
     }
+
+
+@pytest.mark.parametrize(
+    ("pools", "hosts", "small", "large"),
+    [
+        (["small"] * 3, 1, True, False),  # it may be the pool's own fault
+        (["small"] * 30, 1, True, False),
+        (["small"] * 3 + ["large"], 1, True, False),
+        (["small"] * 3 + ["large"] * 2, 1, True, True),
+        (["small", "large", "other"], 1, True, True),
+        (["small", "small", "large"], 1, False, False),  # neither failed often enough alone, nor both together
+        (["small", "large"], 1, False, False),
+        (["small"] * 3, 2, False, False),  # all on one of several hosts
+        (["small"] * 6, 2, True, False),
+        (["small"] * 3 + ["large"] * 3, 2, True, True),
+    ],
+)
+def test_one_pools_failures_put_a_version_aside_for_that_pool(
+    pools: list[str], hosts: int, small: bool, large: bool
+) -> None:
+    for order in (pools, pools[::-1]):
+        aside = of([bad(pool=pool) for pool in order], WARMS, NOW, hosts=hosts)
+        assert ("v2" in aside.of_pool("small").versions, "v2" in aside.of_pool("large").versions) == (small, large)
+
+
+def test_a_version_that_does_well_in_one_pool_is_not_to_blame_in_another() -> None:
+    well = Launched(True, "v2", "h1", pool="large")
+    assert of([well, *[bad()] * 9], WARMS, NOW).versions == {}
+
+
+def test_each_pool_chooses_by_what_is_put_aside_for_it() -> None:
+    aside = of([bad(name(4))] * 3, WARMS, NOW)
+    assert choose(ALL, aside.of_pool("large")) == Chosen(name(4))
+    assert choose(ALL, aside.of_pool("small")) == Chosen(
+        name(2), f"{name(4)} is put aside: for pool small alone: {WHY}"
+    )
 
 
 def test_launches_are_looked_at_that_far_back() -> None:
