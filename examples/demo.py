@@ -72,9 +72,9 @@ def main():
         mayfly("run", "--name", "reach", "--", "python3", "-c", REACH)
         reach = json.loads(mayfly("list", "--json", capture=True))[0]["id"]
         title("What its trace says of that")
-        attempts = json.loads(mayfly("trace", reach, "--json", capture=True))["network"]
+        attempts = json.loads(mayfly("trace", reach, "--json", capture=True))["network"]["listed"]
         for attempt in attempts:
-            print(f"{attempt['call']} {attempt['address']} port {attempt['port']}: {attempt['result']}")
+            print(f"{attempt['call']} {attempt['address']} port {attempt['port']}: {attempt['outcome']}")
         title("Proof")
         report = json.loads(mayfly("show", task, "--json", capture=True))
         vm = report["attempts"][-1]["vm"]
@@ -87,7 +87,7 @@ def main():
         reached = [
             attempt
             for attempt in attempts
-            if attempt["result"] in ("ok", "EINPROGRESS") and not attempt["address"].startswith("127.")
+            if attempt["outcome"] in ("ok", "EINPROGRESS") and not attempt["address"].startswith("127.")
         ]
         if vm["state"] != "DESTROYED" or machines or left or reached or not wanted <= tried:
             sys.exit("the proof failed")

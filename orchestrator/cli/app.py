@@ -23,7 +23,7 @@ _COMMANDS = {
     "logs": "tasks:logs",
     "cancel": "tasks:cancel",
     "results": "results:results",
-    "trace": "results:trace",
+    "trace": "trace:app",
     "events": "events:events",
     "queue": "queue:app",
     "schedule": "schedule:app",

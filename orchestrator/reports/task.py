@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
@@ -16,9 +16,11 @@ from orchestrator.domain.display import shown_name
 from orchestrator.domain.proof import CloseProof
 from orchestrator.domain.vm import VmState
 from orchestrator.reports.ended import end_of, queued_at
+from orchestrator.reports.findings import kept_findings
+from orchestrator.reports.findings_text import summary
 from orchestrator.reports.waiting import Standing, is_canceling, standing_json
 from orchestrator.store import AttemptRow, EventKind, EventRow, Store, TaskRow, VmRow
-from orchestrator.trace.summary import Summary, summarize
+from orchestrator.trace.views import researcher
 
 Report = dict[str, Any]
 
@@ -79,6 +81,7 @@ def _attempt(
     attempt: AttemptRow, queued_at: datetime, vm: VmRow | None, events: Sequence[EventRow], artifacts: Artifacts
 ) -> Report:
     outputs = artifacts.outputs(attempt.task_id, attempt.number)
+    findings = kept_findings(artifacts, attempt.task_id, attempt.number)
     outcome = attempt.outcome
     end = end_of(events, attempt.number)
     return {
@@ -107,6 +110,7 @@ def _attempt(
         "vm": None if vm is None else _vm(vm),
         "logs": [_log(name, artifacts.log(attempt.task_id, attempt.number, name)) for name in LogName],
         "outputs": None if outputs is None else manifest_of(outputs),
+        "findings": None if findings is None else list(summary(researcher(findings))),
     }
 
 
@@ -148,19 +152,3 @@ def manifest_of(tree: Tree) -> Report:
             for file in tree.files
         ],
     }
-
-
-def trace_summary(log: Log) -> Summary:
-    """What the trace of an attempt says, read as a stream."""
-    return summarize(_lines(log))
-
-
-def _lines(log: Log) -> Iterator[str]:
-    rest, offset = b"", 0
-    while chunk := log.read(offset):
-        offset += len(chunk)
-        *lines, rest = (rest + chunk).split(b"\n")
-        for line in lines:
-            yield line.decode(errors="replace")
-    if rest:
-        yield rest.decode(errors="replace")

@@ -106,6 +106,8 @@ def _attempt_lines(attempt: dict[str, Any]) -> Iterator[str | tuple[Part, ...]]:
     ]
     if logs:
         yield f"  logs          {', '.join(logs)}"
+    for number, sentence in enumerate(attempt["findings"] or ()):
+        yield f"  {'' if number else 'it did':<13} {sentence}"
     if attempt["machine"].get("cut"):
         yield f"  cut           more was written than was taken of: {', '.join(attempt['machine']['cut'])}"
     for entry in (attempt["outputs"] or {"files": []})["files"]:

@@ -92,9 +92,9 @@ async def test_the_trace_begins_with_the_process_whatever_it_was_armed_for(boot:
         assert (await guest.follow(*sinks))[0] == Exited(3)
         assert guest.cut == ()
     parser = Parser()
-    calls = [call for line in sinks.trace.data.decode().splitlines() if isinstance(call := parser.feed(line), Call)]
+    calls = [what for _, _, what in parser.feed(sinks.trace.data) if isinstance(what, Call)]
     assert {call.name for call in calls[:2]} == {"execve"}
-    assert calls[1].arguments.startswith('"/usr/bin/sh", ["sh", "-c", "echo 1; exit 3"]')
+    assert calls[1].arguments.startswith(b'"/usr/bin/sh", ["sh", "-c", "echo 1; exit 3"]')
     assert sinks.trace.data.endswith(b"+++ exited with 3 +++\n")
     assert parser.unread == 0
     assert ("write" in {call.name for call in calls}) is (profile is TraceProfile.FULL)

@@ -13,13 +13,15 @@ import pytest
 from orchestrator.domain.errors import SealBroken, StagingFailed
 from orchestrator.domain.outcome import Exited, Outcome, OutOfMemory, Signaled, TimedOut
 from orchestrator.guest import AlreadyStarted, OutputKind, OutputRefused, require, require_sealed
-from orchestrator.trace.summary import Summary, summarize
+from orchestrator.trace.findings import Finder, Findings
 from tests.guest_ends import Entry, MemoryOutputs, Sinks
 from tests.machines.real_guests import MIB, Boot, Machine, launch, reached
 
 
-def summary(sinks: Sinks) -> Summary:
-    return summarize(sinks.trace.data.decode(errors="surrogateescape").splitlines())
+def found(sinks: Sinks) -> Findings:
+    finder = Finder()
+    finder.feed(sinks.trace.data)
+    return finder.findings()
 
 
 LOOK = r"""
@@ -101,10 +103,11 @@ async def test_one_process_from_its_inputs_to_its_outputs(boot: Boot) -> None:
     }
     assert listed["hard"].mode & stat.S_ISUID
     assert usage.cpu_seconds and usage.memory_peak_bytes
-    told = summary(sinks)
-    assert told.lines_unread == 0
-    assert told.programs[0].argv[0] == "sh"
-    assert [(tried.address, tried.port, tried.result) for tried in told.network] == [("8.8.8.8", 53, "ENETUNREACH")]
+    told = found(sinks)
+    assert told["trace"]["lines_unread"] == 0
+    assert told["programs"]["listed"][0]["argv"][0] == "sh"
+    tried = [(each["address"], each["port"], each["outcome"]) for each in told["network"]["listed"]]
+    assert tried == [("8.8.8.8", 53, "ENETUNREACH")]
 
 
 @pytest.mark.parametrize(
@@ -126,7 +129,7 @@ async def test_an_end_is_told_truthfully(boot: Boot, script: str, outcome: Outco
         await guest.start(launch("sh", "-c", script, timeout_seconds=4 if isinstance(outcome, TimedOut) else 60))
         assert (await guest.follow(*sinks))[0] == outcome
     assert sinks.stdout.data == stdout
-    assert summary(sinks).programs[0].argv[0] == "sh"
+    assert found(sinks)["programs"]["listed"][0]["argv"][0] == "sh"
 
 
 async def test_a_process_that_fills_the_disk_does_not_end_its_trace(boot: Boot) -> None:
@@ -139,7 +142,7 @@ async def test_a_process_that_fills_the_disk_does_not_end_its_trace(boot: Boot) 
         await guest.start(launch("sh", "-c", script))
         assert (await guest.follow(*sinks))[0] == Exited(0)
     assert b"No space left on device" in sinks.stderr.data or "stderr" in guest.cut
-    assert [program.argv[0] for program in summary(sinks).programs][-1] == "ls"
+    assert [program["argv"][0] for program in found(sinks)["programs"]["listed"]][-1] == "ls"
     assert sinks.trace.data.endswith(b"+++ exited with 0 +++\n")
     assert "trace" not in guest.cut
 

@@ -13,7 +13,7 @@ import pytest
 
 from orchestrator.domain.task import TraceProfile
 from orchestrator.trace.command import traced
-from orchestrator.trace.summary import summarize
+from orchestrator.trace.findings import Finder
 
 
 @pytest.mark.skipif(shutil.which("strace") is None, reason="strace is not installed")
@@ -32,9 +32,11 @@ def test_a_process_is_traced_as_another_user_and_its_status_is_its_own(profile: 
     ):  # strace outlives it a little
         assert time.monotonic() < until, trace
         time.sleep(0.01)
-    summary = summarize(trace.splitlines())
-    assert [program.argv[0] for program in summary.programs] == ["sh", "id"]
-    assert summary.lines_unread == 0
+    finder = Finder()
+    finder.feed(trace.encode())
+    found = finder.findings()
+    assert [program["argv"][0] for program in found["programs"]["listed"]] == ["sh", "id"]
+    assert found["trace"]["lines_unread"] == 0
 
 
 def test_full_records_every_call_and_audit_does_not() -> None:
