@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from orchestrator.opennebula import Cloud
     from orchestrator.provisioning.image import BaseImages
     from orchestrator.provisioning.ports import SshIdentity
+    from orchestrator.receipts import Keys
     from orchestrator.runner.outlook import Outlook
     from orchestrator.runner.tools import Console, Tools
     from orchestrator.scheduler.upkeep import Upkeep
@@ -230,6 +231,7 @@ async def open_tools(
             forbidden=_forbidden(cloud.client.endpoint),
             lease_seconds=house.settings.lease_seconds,
             telemetry=telemetry,
+            keys=receipt_keys(house.settings),
         )
 
 
@@ -299,7 +301,8 @@ async def open_upkeep(
         if cloud is None:
             cloud = await opened.enter_async_context(open_cloud(house.settings, telemetry=telemetry))
         lease_seconds = house.settings.lease_seconds
-        yield Upkeep(house.store, house.artifacts, cloud, pools, read_pools, lease_seconds, telemetry)
+        keys = receipt_keys(house.settings)
+        yield Upkeep(house.store, house.artifacts, cloud, pools, read_pools, lease_seconds, telemetry, keys)
 
 
 def _chosen(pools: Mapping[str, Pool], names: Collection[str] | None) -> dict[str, Pool]:
@@ -384,6 +387,13 @@ def client_key(settings: Settings) -> KeyPair:
         return read_key(path.read_text())
     except ValueError as error:
         raise NotPossible("MAYFLY_HOME", f"{path}: {error}", "move it away; a new one is made") from error
+
+
+def receipt_keys(settings: Settings) -> Keys:
+    """The keys with which this home's receipts are signed and checked. None is made before it is needed."""
+    from orchestrator.receipts import Keys
+
+    return Keys(settings.home / "keys" / "receipts")
 
 
 def console_reader(settings: Settings) -> Console:

@@ -10,6 +10,7 @@ root/lock                      held while a blob is made young or taken away
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Collection, Iterable
 from contextlib import AbstractAsyncContextManager
@@ -28,7 +29,7 @@ from orchestrator.artifacts.outputs import MAX_DEPTH, MAX_FILES, OutputsWriter, 
 from orchestrator.artifacts.patience import Patience, WhenFull
 from orchestrator.artifacts.trees import Entry, EntryKind, Tree
 from orchestrator.artifacts.upkeep import DAY_SECONDS, Swept, remove_folder, sweep
-from orchestrator.domain.errors import NotFound
+from orchestrator.domain.errors import NotFound, PlatformError
 from orchestrator.domain.task import InputSpec
 
 _TASK_ID = re.compile(r"[0-9a-z]{1,64}")
@@ -108,12 +109,20 @@ class Artifacts:
         return self.blobs.put(read_tree(source, self.blobs, never=self.root).to_json())
 
     def tree(self, tree_id: str) -> Tree:
-        """Raises PlatformError when it is not there."""
+        """Raises PlatformError when it is not there, or was changed."""
         with self.blobs.open(tree_id) as file:
-            return Tree.from_json(file.read())
+            text = file.read()
+        if hashlib.sha256(text).hexdigest() != tree_id:
+            raise PlatformError(f"{tree_id} in the artifact store is damaged: its sha256 is another")
+        return Tree.from_json(text)
 
     def entries(self, inputs: Iterable[InputSpec]) -> list[StagedEntry]:
-        """All names of these inputs, in order, as they go under /task/in. Raises PlatformError when one is gone."""
+        """All names of these inputs, in order, as they go under /task/in. Raises PlatformError when one is gone, or is
+        not what it is pinned to."""
+        inputs = tuple(inputs)
+        for each in inputs:
+            if each.pinned not in ("", f"sha256:{each.blob}"):
+                raise PlatformError(f"input {each.dest!r} is sha256:{each.blob}, and pinned to {each.pinned}")
         return [
             StagedEntry(_under(each.dest, entry.path), *_facts(entry), self.blobs)
             for each in inputs

@@ -15,6 +15,7 @@ import typer
 from orchestrator import bootstrap
 from orchestrator.cli import output
 from orchestrator.cli.bars import StageLine
+from orchestrator.cli.disclosed import sizes, why_withheld
 from orchestrator.cli.entry import perform
 from orchestrator.cli.follow import POLL_SECONDS, follow
 from orchestrator.cli.submission import AsJson, Submission, enqueue, prepare, taking
@@ -56,9 +57,10 @@ def run(submission: Submission, results: Results = None, as_json: AsJson = False
                     served = await _served(house, pool.name)
                     tools = None if served else await opened.enter_async_context(_our_tools(house, line))
                     task = await enqueue(house, spec, pool, key=submission.key)
+                    seen = not await why_withheld(house, task)
                     with _cancel_on_interrupt(house, task.id, line):
-                        task = await _to_its_end(house, task, tools, line, copy=not as_json)
-            if results is not None and house.artifacts.outputs(task.id, task.attempt) is not None:
+                        task = await _to_its_end(house, task, tools, line, copy=seen and not as_json)
+            if seen and results is not None and house.artifacts.outputs(task.id, task.attempt) is not None:
                 await asyncio.to_thread(house.artifacts.export, task.id, task.attempt, results)
             if as_json:
                 output.as_json(await report_of(house.store, house.artifacts, task))
@@ -66,6 +68,9 @@ def run(submission: Submission, results: Results = None, as_json: AsJson = False
                 if task.reason is Reason.UNREACHABLE:
                     await _show_console(house, task)
                 output.note(f"{task.id}: {task.state.lower()}: {task.message}")
+                if not seen:
+                    told = await asyncio.to_thread(sizes, house, task)
+                    output.note(f"what it printed and made is withheld until somebody releases it: {told}")
             return PLATFORM_EXIT if task.exit_code is None else task.exit_code
 
     raise SystemExit(perform(work(), failure_exit=PLATFORM_EXIT))

@@ -15,6 +15,7 @@ from typing import Annotated, Any, TypeVar, get_type_hints
 import typer
 
 from orchestrator.bootstrap import House, load_pools
+from orchestrator.cli.who import me
 from orchestrator.decide.deadlines import of_queued
 from orchestrator.decide.entrypoint import check_contents
 from orchestrator.decide.validation import validate
@@ -302,6 +303,9 @@ async def prepare(house: House, work: Work) -> tuple[TaskSpec, Pool]:
     kept = []
     for each in spec.inputs:
         blob = await asyncio.to_thread(house.artifacts.read_tree, Path(each.source))
+        if each.pinned not in ("", f"sha256:{blob}"):
+            problem = f"{each.dest!r} is sha256:{blob}, and not what was approved, {each.pinned}"
+            raise InvalidTask("pin", problem, "have it approved again, or give what was approved")
         kept.append(dataclasses.replace(each, blob=blob))
     spec = dataclasses.replace(spec, inputs=tuple(kept), terms=dataclasses.replace(spec.terms, depends_on=named))
     check_contents(spec, await asyncio.to_thread(house.artifacts.contents, kept))
@@ -325,6 +329,7 @@ async def enqueue(house: House, spec: TaskSpec, pool: Pool, *, key: str | None =
         spec,
         now=now,
         deadline_at=of_queued(spec.terms, pool, now),
+        submitted_by=me(),
         idempotency_key=key,
         hold=hold,
         max_waiting=pool.max_waiting,

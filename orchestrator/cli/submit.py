@@ -1,4 +1,4 @@
-"""`mayfly submit` and `release`: put a task into the queue, and come back at once."""
+"""`mayfly submit`: put a task into the queue, and come back at once."""
 
 from __future__ import annotations
 
@@ -9,9 +9,7 @@ import typer
 from orchestrator.bootstrap import open_house
 from orchestrator.cli import output
 from orchestrator.cli.entry import perform
-from orchestrator.cli.submission import AsJson, Submission, enqueue, prepare, taking, whole_id
-from orchestrator.cli.tasks import TaskId
-from orchestrator.domain.errors import NotPossible
+from orchestrator.cli.submission import AsJson, Submission, enqueue, prepare, taking
 from orchestrator.settings import Settings
 
 
@@ -35,32 +33,5 @@ def submit(
             output.say(task.id)
             if not served:
                 output.note("no runner is alive for this pool: start one with mayfly up")
-
-    perform(work())
-
-
-def release(
-    task: TaskId,
-    after: Annotated[
-        list[str] | None, typer.Option("--after", metavar="TASK", help="Only once this one has FINISHED. Repeatable.")
-    ] = None,
-    as_json: AsJson = False,
-) -> None:
-    """Queue a task that was submitted with --hold."""
-    settings = Settings.from_environment()
-
-    async def work() -> None:
-        async with open_house(settings) as house:
-            tasks, now = house.store.tasks, house.store.clock.now()
-            found = await tasks.get(task)
-            if after:
-                await tasks.depend(found.id, [await whole_id(house, each) for each in after], now=now)
-            if not await tasks.release(found.id, now=now):
-                raise NotPossible("task", f"{found.id} is not on hold: it is {found.state}", "see mayfly show")
-            released = await tasks.get(found.id)
-        if as_json:
-            output.as_json({"id": released.id, "state": released.state})
-        else:
-            output.say(f"{released.id} is released")
 
     perform(work())

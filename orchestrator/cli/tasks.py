@@ -11,6 +11,7 @@ import typer
 
 from orchestrator.bootstrap import load_pools, open_house
 from orchestrator.cli import output
+from orchestrator.cli.disclosed import Unreleased, require_disclosed
 from orchestrator.cli.entry import perform
 from orchestrator.cli.follow import POLL_SECONDS, Output
 from orchestrator.cli.stage_bars import stage_bars
@@ -125,14 +126,16 @@ def logs(
     stream: Annotated[
         str, typer.Option("--stream", help="stdout, stderr, both (each to its own), trace or console.")
     ] = "both",
+    unreleased: Unreleased = False,
 ) -> None:
-    """What the process printed, byte for byte."""
+    """What the process printed, byte for byte; once it is released, where its pool asks for that."""
     settings = Settings.from_environment()
 
     async def work() -> None:
         wanted = ("stdout", "stderr") if stream == "both" else (stream,)
         async with open_house(settings) as house:
             row = await house.store.tasks.get(task)
+            await require_disclosed(house, row, unreleased=unreleased, what=" and ".join(wanted))
             outputs = [
                 Output(house, row.id, each, sys.stderr.buffer if each == "stderr" else sys.stdout.buffer)
                 for each in wanted

@@ -34,6 +34,15 @@ Put = Callable[[str, BinaryIO, int], None]
 """Takes a file: its name in the crate, its content, its permission bits."""
 
 
+@dataclass(frozen=True, slots=True)
+class Exported:
+    """files: what is in the crate. withheld: the artifacts that are not, and why."""
+
+    files: tuple[str, ...]
+    withheld: tuple[str, ...]
+    why: str
+
+
 @dataclass(slots=True)
 class _Filled:
     """files: name → sha256 and size."""
@@ -66,9 +75,9 @@ class _Hashing:
         return chunk
 
 
-def export_crate(artifacts: Artifacts, keys: Keys, task_id: str, target: Path, *, withheld: str = "") -> list[str]:
+def export_crate(artifacts: Artifacts, keys: Keys, task_id: str, target: Path, *, withheld: str = "") -> Exported:
     """Write the crate of a task whose last attempt has a receipt to `target`: a new or empty folder, or a new file
-    whose name ends in .zip. `withheld`: why logs and outputs stay out; "" puts them in. The names of its files.
+    whose name ends in .zip. `withheld`: why logs and outputs stay out; "" puts them in.
 
     Blocking.
     Raises NotFound when there is no receipt, NotPossible for a target that cannot be written, PlatformError when an
@@ -88,7 +97,7 @@ def export_crate(artifacts: Artifacts, keys: Keys, task_id: str, target: Path, *
             predicate=said.Crate(task=task_id, withheld=left_out, withheld_because=withheld if left_out else ""),
         )
         filled.add(names.CRATE, _memory(canonical(sealed(said.as_json(crate), keys.signer()))))
-    return sorted(filled.files)
+    return Exported(tuple(sorted(filled.files)), tuple(left_out), withheld)
 
 
 def _statements(artifacts: Artifacts, keys: Keys, task_id: str) -> list[tuple[said.Statement, bytes]]:

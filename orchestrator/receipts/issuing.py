@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import logging
 import os
 from pathlib import Path
 
 from orchestrator.artifacts import Artifacts, DocumentName
 from orchestrator.artifacts.disk import locked, make_folder
+from orchestrator.domain.errors import HostDiskFull
 from orchestrator.domain.vm import VmState
 from orchestrator.receipts.envelope import sealed
 from orchestrator.receipts.gathering import Facts, gather
 from orchestrator.receipts.keys import Keys
 from orchestrator.receipts.statement import as_json
+from orchestrator.reports.findings import keep_findings, kept_findings
 from orchestrator.store import Store
 
 _ALL = 1_000_000
+
+_log = logging.getLogger(__name__)
 
 
 async def issue(store: Store, artifacts: Artifacts, keys: Keys, task_id: str, number: int) -> Path | None:
@@ -50,8 +55,21 @@ def _keep(facts: Facts, artifacts: Artifacts, keys: Keys) -> str:
 
 
 def _write(facts: Facts, artifacts: Artifacts, keys: Keys) -> str:
-    envelope = sealed(as_json(gather(facts, artifacts)), keys.signer())
+    signer = keys.signer()  # which is refused before anything is read
+    if kept_findings(artifacts, facts.task.id, facts.attempt.number) is None:
+        _find(facts, artifacts)
+    envelope = sealed(as_json(gather(facts, artifacts)), signer)
     return artifacts.keep_json(facts.task.id, facts.attempt.number, DocumentName.RECEIPT, envelope)
+
+
+def _find(facts: Facts, artifacts: Artifacts) -> None:
+    """What the trace means. A process writes its own trace, in a way: whatever it makes of it, there is a receipt."""
+    try:
+        keep_findings(artifacts, facts.task, facts.attempt)
+    except HostDiskFull:
+        raise
+    except Exception:
+        _log.exception("the trace of attempt %s of task %s was not understood", facts.attempt.number, facts.task.id)
 
 
 async def facts_of(store: Store, task_id: str, number: int) -> Facts | None:

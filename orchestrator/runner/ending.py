@@ -19,6 +19,7 @@ from orchestrator.decide.retry import Failure, GiveUp, Retry
 from orchestrator.domain.errors import MayflyError, PlatformError
 from orchestrator.domain.outcome import Exited, Lost, Outcome, Reason, Verdict, failed, judge, stopped
 from orchestrator.domain.task import Stage
+from orchestrator.runner.evidence import prove
 from orchestrator.runner.layers import told_why
 from orchestrator.runner.lease import Canceled, LeaseLost
 from orchestrator.runner.machine import Machine, destroy
@@ -96,6 +97,7 @@ class Ending:
             return False
         if error is None or isinstance(error, Exception):
             await see_through(self._end(error), seconds=AT_ONCE_SECONDS)
+            await prove(self._tools, self._progress.lease)  # when all else is done: nobody waits for it
             return True
         return False
 

@@ -17,7 +17,8 @@ from orchestrator.artifacts import AttemptLogs, WhenFull
 from orchestrator.decide.retry import Retry
 from orchestrator.domain.errors import NotFound, PlatformError
 from orchestrator.domain.outcome import Outcome, Usage, Verdict, stopped
-from orchestrator.domain.task import Stage, TaskState
+from orchestrator.domain.pool import Pool
+from orchestrator.domain.task import Stage, TaskSpec, TaskState
 from orchestrator.runner.launching import Order, record
 from orchestrator.runner.lease import Hold, LeaseLost
 from orchestrator.runner.patience import persist
@@ -29,6 +30,23 @@ _STAGES = tuple(Stage)
 
 _log = logging.getLogger(__name__)
 _T = TypeVar("_T")
+
+
+def _in_force(spec: TaskSpec, pool: Pool) -> dict[str, Any]:
+    """What the pool makes of the task, for the record: it may say otherwise by the time that somebody looks."""
+    limits = spec.limits
+    return {
+        "limits": {
+            "timeout_seconds": limits.timeout_seconds or pool.default_timeout_seconds,
+            "memory_bytes": limits.memory_bytes or pool.process_memory_bytes,
+            "processes": limits.processes or pool.max_processes,
+            "open_files": limits.open_files or pool.max_open_files,
+            "output_bytes": limits.output_bytes or pool.max_output_bytes,
+            "scratch_bytes": limits.scratch_bytes or pool.max_scratch_bytes,
+        },
+        "disclosure": pool.disclosure.value,
+    }
+
 
 Transfer = Callable[[str, int, int], None]
 """Told of bytes that went in or out: direction ("in" or "out"), bytes done, bytes in all."""
@@ -54,7 +72,7 @@ class Progress:
         self.transfer: Transfer = transfer or (lambda direction, done, total: None)
         self._tools = tools
         self._store = tools.store
-        self._learned: dict[str, Any] = {}
+        self._learned: dict[str, Any] = {} if self.placed else _in_force(claimed.task.spec, self.pool)
         self._host = ""
 
     @property

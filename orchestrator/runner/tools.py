@@ -10,6 +10,7 @@ from orchestrator.artifacts import Artifacts
 from orchestrator.domain.pool import Pool
 from orchestrator.guest.keys import KeyPair
 from orchestrator.opennebula import Cloud
+from orchestrator.receipts import Keys
 from orchestrator.runner.launches import RecentLaunches
 from orchestrator.settings import LEASE_SECONDS
 from orchestrator.store import Store
@@ -27,7 +28,7 @@ class Tools:
     """`client_key` is what every VM lets in as root; `console` reads a machine's serial console.
     `pools`: those served, as the inventory has them now. `forbidden`: TCP addresses and ports (the cloud's endpoint)
     that answer here and that no machine may reach. `lease_seconds`: for how long we may be silent. `launches`: how
-    those of all runners went lately."""
+    those of all runners went lately. `keys`: what signs receipts; None: nothing does."""
 
     runner_id: str
     store: Store
@@ -40,3 +41,4 @@ class Tools:
     lease_seconds: float = LEASE_SECONDS
     launches: RecentLaunches = field(default_factory=RecentLaunches)
     telemetry: Telemetry = field(default_factory=Telemetry)
+    keys: Keys | None = None

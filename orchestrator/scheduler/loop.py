@@ -19,6 +19,7 @@ from orchestrator.scheduler.measure import Measure
 from orchestrator.scheduler.pools import Pools
 from orchestrator.scheduler.prune import Prune
 from orchestrator.scheduler.reap import Reap
+from orchestrator.scheduler.receipts import Receipts
 from orchestrator.scheduler.schedules import Schedules
 from orchestrator.scheduler.sweep import Sweep
 from orchestrator.scheduler.upkeep import Chore, Upkeep
@@ -37,6 +38,7 @@ CHORES: dict[str, Callable[[Upkeep], Chore]] = {
     "deadlines": Deadlines,
     "reap": Reap,
     "pools": Pools,
+    "receipts": Receipts,
     "measure": Measure,
     "prune": Prune,
     "sweep": Sweep,

@@ -9,6 +9,7 @@ from typing import Protocol
 from orchestrator.artifacts import Artifacts
 from orchestrator.domain.pool import Pool
 from orchestrator.opennebula import Cloud
+from orchestrator.receipts import Keys
 from orchestrator.settings import LEASE_SECONDS
 from orchestrator.store import Store
 from orchestrator.telemetry import Telemetry
@@ -17,7 +18,8 @@ from orchestrator.telemetry import Telemetry
 @dataclass(frozen=True, slots=True)
 class Upkeep:
     """`pools` is renewed in place by the chore that reads the inventory, with `read_pools` (raises InvalidPool).
-    `lease_seconds`: how long a runner may be silent before others take over."""
+    `lease_seconds`: how long a runner may be silent before others take over. `keys`: what signs receipts; None: nothing
+    does."""
 
     store: Store
     artifacts: Artifacts
@@ -26,6 +28,7 @@ class Upkeep:
     read_pools: Callable[[], Awaitable[Mapping[str, Pool]]]
     lease_seconds: float = LEASE_SECONDS
     telemetry: Telemetry = field(default_factory=Telemetry)
+    keys: Keys | None = None
 
 
 class Chore(Protocol):
