@@ -1,7 +1,8 @@
 """An SSH server on paramiko, an implementation independent of ours, that misbehaves as it is told.
 
 `MisbehavingServer(on_connection=…, on_exec=…)`: `on_connection` is a list of what each connection in turn meets (the
-last stays), `on_exec` what a request meets. It listens on loopback until closed, and counts.
+last stays), `on_exec` what a request meets. It listens on loopback (`address`) until closed, and counts. `transport`: a
+paramiko.Transport that differs; `later_host_key`: what it shows from the second connection on.
 """
 
 from __future__ import annotations
@@ -28,6 +29,8 @@ class Meets(Enum):
     GARBAGE = "bytes that are not SSH"
     CLOSED_AFTER_AUTH = "it is closed when the client, logged in, asks for the first thing"
     DENIAL = "no key is accepted"
+    ENDLESS = "lines before the server's name, without end"
+    LONG_NAME = "a server's name without end"
 
 
 class _Interface(paramiko.ServerInterface):
@@ -63,15 +66,19 @@ class MisbehavingServer:
         *,
         on_connection: Sequence[Meets] = (Meets.SERVICE,),
         on_exec: Answer | Sequence[Answer] = (),
+        address: tuple[str, int] = ("127.0.0.1", 0),
+        transport: type[paramiko.Transport] = paramiko.Transport,
+        later_host_key: paramiko.PKey | None = None,
     ) -> None:
         self.client_key = client_key
         self.connections = 0
         self.asked: list[list[str]] = []
-        self._host_key = host_key
+        self._host_keys = [host_key, later_host_key or host_key]
+        self._transport = transport
         self._on_connection = list(on_connection)
         self._on_exec = [on_exec] if callable(on_exec) else list(on_exec)
         self._open: list[socket.socket | paramiko.Transport] = []
-        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._listener = socket.create_server(address)
         self.port: int = self._listener.getsockname()[1]
         self._thread = threading.Thread(target=self._accept, daemon=True)
         self._thread.start()
@@ -113,13 +120,23 @@ class MisbehavingServer:
             case Meets.GARBAGE:
                 sock.sendall(b"HTTP/1.0 400 Bad Request\r\n" * 2000)
                 self._open.append(sock)
+            case Meets.ENDLESS | Meets.LONG_NAME:
+                self._open.append(sock)
+                line = b"welcome\r\n" if meets is Meets.ENDLESS else b"SSH-2.0-"
+                threading.Thread(target=_repeat, args=(sock, line * 1000), daemon=True).start()
             case _:
-                transport = paramiko.Transport(sock)
+                transport = self._transport(sock)
                 self._open.append(transport)
-                transport.add_server_key(self._host_key)
+                transport.add_server_key(self._host_keys[self.connections > 1])
                 transport.start_server(event=threading.Event(), server=_Interface(self, meets))
                 if meets is Meets.CLOSED_AFTER_AUTH:
                     threading.Thread(target=_close_after_auth, args=(transport,), daemon=True).start()
+
+
+def _repeat(sock: socket.socket, data: bytes) -> None:
+    with suppress(OSError):
+        while True:
+            sock.sendall(data)
 
 
 def _close_after_auth(transport: paramiko.Transport) -> None:

@@ -133,7 +133,9 @@ class NotDestroyed(CloudError):
 
 
 class GuestError(PlatformError):
-    """The machine over SSH failed us."""
+    """The machine over SSH failed us: it did not do what a machine of ours does, or said what none would say."""
+
+    reason = Reason.GUEST_FAILED
 
 
 class Unreachable(GuestError):

@@ -29,8 +29,8 @@ GATHERED_BYTES, GATHERED_FILES = 1 << 22, 512
 """Small files are put away when there are so many."""
 
 
-_LEAST_ABOUT = 64
-"""What a frame counts for, however little is in it: one that is empty is not asked for again and again."""
+_LEAST_ABOUT = 4096
+"""What a frame of a listing counts for besides what is in it, so that it does not come as very many that are empty."""
 
 
 class OutputKind(Enum):

@@ -11,7 +11,7 @@ import asyncio
 import logging
 import os
 import socket
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from typing import Any, TypeVar
 
@@ -30,6 +30,9 @@ _AT_ONCE = 4
 _PATIENCE = 2.0
 """A busy emulated guest takes half a second from accepting a connection to its first word; one that was slow to boot is
 slow in this too, so the patience grows with the wait: giving up early only adds to what it has to do."""
+
+MAX_UNSENT = 16 * 2**20
+"""Bytes that wait to be taken by the far side. An OpenSSH server never lets it come to more than 2 MiB, its window."""
 
 _HANDSHAKE_SECONDS = 30.0
 _DENIED_SECONDS = 10.0
@@ -104,7 +107,7 @@ class Way:
                 break
             try:
                 async with asyncio.timeout(min(_HANDSHAKE_SECONDS, max(0.1, until - loop.time()))):
-                    return await asyncssh.connect(self.address, self.port, sock=sock, options=self._options)
+                    return await asyncssh.connect(self.address, self.port, tunnel=_Line(sock), options=self._options)
             except asyncssh.HostKeyNotVerifiable as error:
                 raise WrongHostKey(f"{self} showed a host key that we did not make") from error
             except asyncssh.PermissionDenied:
@@ -175,6 +178,49 @@ class Way:
             sock.close()
             raise
         return sock
+
+
+class _Line:
+    """An open socket for asyncssh to speak over, as the "tunnel" that it takes. See `_Bounded`."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._sock = sock
+
+    async def create_connection(
+        self, factory: Callable[[], asyncio.Protocol], host: str, port: int
+    ) -> tuple[asyncio.Transport, asyncio.Protocol]:
+        loop = asyncio.get_running_loop()
+        transport, bounded = await loop.create_connection(lambda: _Bounded(factory()), sock=self._sock)
+        return transport, bounded.speaker
+
+
+class _Bounded(asyncio.Protocol):
+    """What `speaker` speaks, ended when the far side takes too little of it. asyncssh (2.24) itself never stops to
+    write: a far side that grants a window without end, or asks what must be answered, and reads nothing, would fill our
+    memory."""
+
+    def __init__(self, speaker: asyncio.Protocol) -> None:
+        self.speaker = speaker
+        self._transport: asyncio.Transport | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        transport.set_write_buffer_limits(MAX_UNSENT)
+        self._transport = transport
+        self.speaker.connection_made(transport)
+
+    def data_received(self, data: bytes) -> None:
+        self.speaker.data_received(data)
+
+    def eof_received(self) -> bool | None:
+        return self.speaker.eof_received()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.speaker.connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        if self._transport:
+            self._transport.abort()
 
 
 async def _readable(sock: socket.socket) -> None:

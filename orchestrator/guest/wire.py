@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from functools import cache
 from importlib import resources
 from importlib.util import MAGIC_NUMBER
-from typing import Any
+from typing import Any, cast
 
 import asyncssh
 
@@ -40,6 +40,17 @@ _IMPORT = re.compile(rf"^ *from {re.escape(_PACKAGE)}(\w+) import ", re.MULTILIN
 
 LOST = (asyncssh.Error, OSError)
 """What asyncssh raises when the connection is gone. TimeoutError is an OSError: catch it first."""
+
+
+class BoundedProcess(asyncssh.SSHClientProcess[bytes]):
+    """One whose far side cannot fill our memory: two windows (4 MiB) is the most that is held of what it writes.
+
+    After a pause asyncssh (2.24) opens the channel's whole window anew with each piece that it delivers, however much
+    it holds already. So it goes on only once all is read that was held; stdout and stderr must both be read.
+    """
+
+    def _maybe_resume_reading(self) -> bool:
+        return not self._recv_buf_len and super()._maybe_resume_reading()
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,11 +137,12 @@ async def ask(connection: asyncssh.SSHClientConnection, text: str) -> Process:
     limit = asyncio.timeout(STEP_SECONDS)
     try:
         async with limit:
-            return await connection.create_process(command, encoding=None)
+            _, session = await connection.create_session(BoundedProcess, command, encoding=None)
     except LOST as error:
         if limit.expired():
             raise StepFailed(f"the guest did not take {_verb(text)} within {STEP_SECONDS:g} s") from error
         raise Dropped(str(error)) from error
+    return cast(BoundedProcess, session)
 
 
 async def run(

@@ -326,14 +326,14 @@ async def test_outputs_of_nothing_are_refused() -> None:
 @pytest.mark.parametrize(
     ("answer", "complaint"),
     [
-        (frame(b"l") * 8, "names of the outputs are more than 500 bytes"),
-        (frame(b"l", b"f 644 1 0 " + b"x" * 200 + b"\0") * 2, "names of the outputs are more than 500 bytes"),
+        (frame(b"l") * 3, "names of the outputs are more than 10000 bytes"),
+        (frame(b"l", b"f 644 1 0 " + b"x" * 2000 + b"\0") * 2, "names of the outputs are more than 10000 bytes"),
     ],
 )
 async def test_a_listing_is_bounded_however_it_comes(
     answer: bytes, complaint: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("orchestrator.guest.outputs.MAX_LISTING", 500)
+    monkeypatch.setattr("orchestrator.guest.outputs.MAX_LISTING", 10_000)
     async with misbehaving(stays_after(STARTED + RECORD + answer)) as (guest, _):
         await guest.start(launch("x"))
         await guest.follow(*Sinks())

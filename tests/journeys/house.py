@@ -26,7 +26,7 @@ from orchestrator.domain.pool import Pool
 from orchestrator.domain.task import InputSpec, Limits, Stage, TaskSpec, Terms
 from orchestrator.guest.keys import KeyPair
 from orchestrator.localcloud.hypervisors import MachineSpec
-from orchestrator.localcloud.hypervisors.simulated import SimulatedHypervisor
+from orchestrator.localcloud.hypervisors.simulated import Closeable, SimulatedHypervisor
 from orchestrator.localcloud.hypervisors.ssh_guest import Answer, SimulatedGuest, start_guest
 from orchestrator.localcloud.knobs import CloudSettings
 from orchestrator.localcloud.server import LocalCloud
@@ -87,12 +87,13 @@ async def until(what: str, condition: Callable[[], Awaitable[Any]]) -> Any:
 @dataclass(frozen=True)
 class Behaviour:
     """How a task's machine differs from a sound one. boots: the boot lasts until then. listens: SSH answers.
-    host_key: it shows this one. answers: see `start_guest`."""
+    host_key: it shows this one. answers: see `start_guest`. far: starts what listens in the place of a sound guest."""
 
     boots: threading.Event | None = None
     listens: bool = True
     host_key: KeyPair | None = None
     answers: Mapping[str, Answer] = field(default_factory=dict)
+    far: Callable[[MachineSpec], Closeable] | None = None
 
 
 class Guests:
@@ -127,7 +128,7 @@ class Guests:
             if behaviour.boots:
                 behaviour.boots.set()
 
-    def __call__(self, spec: MachineSpec) -> SimulatedGuest | None:
+    def __call__(self, spec: MachineSpec) -> Closeable | None:
         # mayfly-TASK-ATTEMPT, or mayfly-VM of one that is for no task
         owner, *attempt = spec.context["SET_HOSTNAME"].split("-")[1:]
         behaviour = self._behaviours.get(owner, Behaviour()) if attempt else self._spares
@@ -135,6 +136,8 @@ class Guests:
             behaviour.boots.wait()
         if not behaviour.listens:
             return None
+        if behaviour.far:
+            return behaviour.far(spec)
         if behaviour.host_key:
             context = {**spec.context, "MAYFLY_HOST_KEY_BASE64": behaviour.host_key.private_base64}
             spec = dataclasses.replace(spec, context=context)
