@@ -63,11 +63,9 @@ class Layers(Room):
 
     async def built(self) -> tuple[LayerRow, ...]:
         """Those whose builder FINISHED, and which are neither ready nor refused."""
-        found = (
-            select(LAYERS)
-            .join(TASKS, TASKS.c.id == LAYERS.c.task_id)
-            .where(LAYERS.c.ready_at.is_(None), TASKS.c.state == TaskState.FINISHED)
-        )
+        # Not as a join, for which SQLite would begin with all that FINISHED.
+        state = select(TASKS.c.state).where(TASKS.c.id == LAYERS.c.task_id).scalar_subquery()
+        found = select(LAYERS).where(LAYERS.c.ready_at.is_(None), state == TaskState.FINISHED)
         return await self._rows(found.order_by(LAYERS.c.made_at, LAYERS.c.key))
 
     async def order(

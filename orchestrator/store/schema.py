@@ -86,7 +86,7 @@ class Task(Rows, table=True):
         partial(
             "ix_tasks_idempotency_key", "frontend", "idempotency_key", where="idempotency_key IS NOT NULL", unique=True
         ),
-        partial("ix_tasks_unlaid", "id", where=SQL_UNLAID),
+        partial("ix_tasks_unlaid", "state", "id", where=SQL_UNLAID),
         partial("ix_tasks_layer", "layer", where="layer IS NOT NULL"),
     )
 

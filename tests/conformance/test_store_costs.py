@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any, LiteralString
 
@@ -12,10 +13,11 @@ import psycopg
 import pytest
 from sqlalchemy import event, text
 
-from orchestrator.domain.task import TaskState, Terms
+from orchestrator.domain.outcome import Reason
+from orchestrator.domain.task import Entrypoint, Packages, TaskSpec, TaskState, Terms
 from orchestrator.store import Finished, Store
 from orchestrator.store.schema import TASKS
-from tests.conformance.queueing import T0, at, runner, spec, submit, take, take_one
+from tests.conformance.queueing import T0, at, retried, runner, spec, submit, take, take_one
 
 FEW, MANY = 100, 20_000
 LATER = Terms(not_before=T0 + timedelta(days=99))
@@ -156,6 +158,50 @@ async def test_an_admission_does_not_look_at_what_waits_for_something_else(store
             assert await store.tasks.admit(now=at(now)) == ()
 
     await grows(store, like.id, ask, first.id if waits == "blocked" else None)
+
+
+@pytest.mark.parametrize("what", ["wanted", "built", "receipts"])
+async def test_layers_and_receipts_look_at_what_is_to_be_done_alone(store: Store, what: str) -> None:
+    """Not at tasks that wait for their time, or for a layer that is being built, and not at what FINISHED."""
+    bringing = replace(spec(terms=LATER), packages=Packages("numpy"))
+    builder = TaskSpec("builds", (), entrypoint=Entrypoint.LAYER)
+    laid = await submit(store, bringing, now=T0)
+    layer = await store.layers.order("k", "1", builder, for_tasks=[laid.id], now=T0, deadline_at=at(999))
+    mine = await submit(store, bringing, now=at(1))
+    claim = await take_one(store, await runner(store), ["builds"], now=at(2), only=layer.task_id)
+    assert claim is not None
+    assert await store.tasks.finish(Finished(claim.lease, TaskState.FINISHED, exit_code=0), now=at(3))
+    like = layer.task_id if what == "built" else laid.id
+
+    async def ask() -> None:
+        match what:
+            case "wanted":
+                assert [row.id for row in await store.layers.wanted()] == [mine.id]
+            case "built":
+                assert await store.layers.built() == (layer,)
+            case _:
+                assert await store.attempts.receipt_due() == ((layer.task_id, 1),)
+
+    await grows(store, like, ask)
+
+
+async def test_a_claim_of_what_runs_with_a_layer_costs_no_more_the_more_there_are(store: Store) -> None:
+    me = await runner(store)
+    builder = TaskSpec("builds", (), entrypoint=Entrypoint.LAYER)
+    like = await submit(store, replace(spec(), packages=Packages("numpy")), now=T0)
+    layer = await store.layers.order("k", "1", builder, for_tasks=[like.id], now=T0, deadline_at=at(999))
+    first = await take_one(store, me, ["builds"], now=at(1), only=layer.task_id)
+    assert first is not None
+    assert await store.tasks.finish(Finished(first.lease, TaskState.FINISHED, exit_code=0), now=at(2))
+    assert await store.layers.ready("k", "blob", [], now=at(3))
+
+    async def ask() -> None:
+        claims = await take(store, me, ["small"], now=at(9), up_to=3)
+        assert [claim.task.layer for claim in claims] == ["k"] * 3
+        for claim in claims:  # as it was, to be copied
+            await store.tasks.requeue(retried(claim.lease, Reason.UNREACHABLE), now=at(10))
+
+    await grows(store, like.id, ask)
 
 
 @pytest.mark.parametrize("what", ["overdue", "expired", "adopt", "beat", "shorten"])

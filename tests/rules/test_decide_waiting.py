@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orchestrator.decide.admission import Room
-from orchestrator.decide.waiting import Situation, Waiting, estimate_seconds, position, why
+from orchestrator.decide.waiting import LayerWait, Situation, Waiting, estimate_seconds, layer_failed, position, why
 from orchestrator.domain.outcome import Reason
 from orchestrator.domain.pool import Pool
 from orchestrator.domain.task import TaskState
@@ -33,6 +33,7 @@ OBSTACLES = [
     ),
     ({"paused": True}, Waiting(Reason.POOL_PAUSED, "pool small is paused")),
     ({"not_before": LATER}, Waiting(Reason.NOT_BEFORE, "it is to wait until 2026-03-01T00:05:00+00:00")),
+    ({"layer": LayerWait("01kb")}, Waiting(Reason.LAYER, "its packages are installed by task 01kb")),
     ({"unfinished": ("b", "a")}, Waiting(Reason.DEPENDS_ON, "it waits for the end of a, b")),
     ({"pool": None}, Waiting(Reason.NO_SUCH_POOL, "the inventory has no pool 'small' any more")),
     ({"state": TaskState.NEW}, Waiting(Reason.NOT_RELEASED, "it is held until it is released")),
@@ -63,6 +64,7 @@ def test_a_task_that_is_held_or_over_waits_for_nothing(state: TaskState) -> None
         ({"open_vms": 1, "ahead": 0}, "it is the next one"),
         ({"paused": True, "paused_because": "new image"}, "pool small is paused: new image"),
         ({"unfinished": "fedcba"}, "it waits for the end of a, b, c and 3 more"),
+        ({"layer": LayerWait()}, "it is about to be found out whether its packages are installed already"),
     ],
 )
 def test_how_it_is_said(change: dict[str, object], message: str) -> None:
@@ -85,6 +87,11 @@ def test_how_it_is_said(change: dict[str, object], message: str) -> None:
 def test_a_task_that_is_to_be_tried_again_says_what_failed(last: Reason, reason: Reason, message: str) -> None:
     again = replace(READY, not_before=LATER, attempt=2, last_reason=last, last_message="no SSH")
     assert why(again) == Waiting(reason, message)
+
+
+@pytest.mark.parametrize("message, end", [("exited with 1", "exited with 1"), ("", "did not do it")])
+def test_of_packages_that_could_not_be_installed_it_is_said_by_which_task(message: str, end: str) -> None:
+    assert layer_failed("01kb", message) == f"its packages could not be installed: task 01kb {end}"
 
 
 @dataclass(frozen=True)

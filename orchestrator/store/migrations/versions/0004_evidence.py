@@ -15,7 +15,7 @@ depends_on = None
 
 PENDING = "state = 'QUEUED' AND admitted_at IS NULL"
 INDEXES = (
-    ("tasks", "ix_tasks_unlaid", ("id",), f"{PENDING} AND brings_packages AND layer IS NULL"),
+    ("tasks", "ix_tasks_unlaid", ("state", "id"), f"{PENDING} AND brings_packages AND layer IS NULL"),
     ("tasks", "ix_tasks_layer", ("layer",), "layer IS NOT NULL"),
     ("attempts", "ix_attempts_unstated", ("task_id", "number"), "finished_at IS NOT NULL AND receipt_sha256 IS NULL"),
     ("layers", "ix_layers_unready", ("key",), "ready_at IS NULL"),
