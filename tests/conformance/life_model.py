@@ -35,6 +35,7 @@ class Task:
     admitted: bool = False
     verdict: Verdict | None = None
     started: bool = False
+    layer: str | None = None
 
     def go(self, state: TaskState) -> None:
         assert state in LEGAL_MOVES[self.state], (self.state, state)
@@ -74,6 +75,12 @@ class Vm:
 
 
 @dataclass
+class Layer:
+    builder: str
+    ready: bool = False
+
+
+@dataclass
 class Model:
     max_vms: dict[str, int]
     tasks: dict[str, Task] = field(default_factory=dict)
@@ -83,6 +90,7 @@ class Model:
     served: dict[tuple[str, str], int] = field(default_factory=dict)
     """Pool and frontend: the turn in which it was served last."""
     turn: int = 0
+    layers: dict[str, Layer] = field(default_factory=dict)
 
     def holds(self, lease: Lease) -> Task | None:
         """The task, if this lease is still the one that holds it."""
@@ -98,8 +106,17 @@ class Model:
                 yield task
 
     def may_be_admitted(self, task: Task, now: datetime) -> bool:
-        due = task.not_before is None or task.not_before <= now
+        due = (task.not_before is None or task.not_before <= now) and self.laid(task)
         return due and all(self.tasks[other].state is TaskState.FINISHED for other in task.depends_on)
+
+    def laid(self, task: Task) -> bool:
+        """What its packages make is there, if it brings some."""
+        return not task.spec.packages or (task.layer in self.layers and self.layers[task.layer].ready)
+
+    def pending(self, layer: str | None) -> list[Task]:
+        """Those that bring packages, are not let in yet, and have this layer (None: none yet)."""
+        queued = (each for each in self.tasks.values() if each.state is TaskState.QUEUED and not each.admitted)
+        return [task for task in queued if task.spec.packages and task.layer == layer]
 
     def hopeless(self, task: Task) -> bool:
         """Something that it depends on can never be FINISHED."""

@@ -31,16 +31,17 @@ from orchestrator.decide.reap import (
 from orchestrator.domain.errors import InvalidTask, NotPossible
 from orchestrator.domain.outcome import Exited, Reason, Verdict
 from orchestrator.domain.pool import Pool
-from orchestrator.domain.task import LEGAL_MOVES, Delivery, Stage, TaskSpec, TaskState, Terms
+from orchestrator.domain.task import LEGAL_MOVES, Delivery, Entrypoint, Packages, Stage, TaskSpec, TaskState, Terms
 from orchestrator.domain.vm import VmState
-from orchestrator.store import Finished, Lease, Requeued, StageEntered, Store, VmCount, VmMoved, VmRequest
-from tests.conformance.life_model import HELD, Model, Story, Task, Vm
+from orchestrator.store import BUILDERS, Finished, Lease, Requeued, StageEntered, Store, VmCount, VmMoved, VmRequest
+from tests.conformance.life_model import HELD, Layer, Model, Story, Task, Vm
 
 T0 = datetime(2026, 3, 1, tzinfo=UTC)
 LEASE_SECONDS = 30.0
 QUEUE, ATTEMPT = timedelta(seconds=400), timedelta(seconds=200)
 POOLS = {"a": 3, "b": 4}
 FRONTENDS = ("x", "y")
+IN_VAIN = (TaskState.FAILED, TaskState.CANCELED)
 GOOD = Verdict(TaskState.FINISHED, None, "exited with 0", 0)
 WORKING = (Stage.PROVISIONING, Stage.EXECUTING, Stage.STAGING_OUT, Stage.DESTROYING)
 SPARE_STATES = (VmState.REQUESTED, VmState.BOOTING, VmState.READY)
@@ -52,7 +53,7 @@ Ask: TypeAlias = tuple[Coroutine[Any, Any, T], Callable[[T], None]]
 @dataclass(frozen=True)
 class Draft:
     """What a frontend is about to submit. later: seconds until it may start. room: how many may wait in the pool. on:
-    which task it waits for, as in `Life.a_task`."""
+    which task it waits for, as in `Life.a_task`. packages: whether it brings some."""
 
     pool: str
     frontend: str
@@ -63,6 +64,7 @@ class Draft:
     delivery: Delivery
     room: int | None
     on: int | None
+    packages: bool
 
 
 class Life:
@@ -137,7 +139,8 @@ class Life:
             depends_on=() if on is None else (on,),
             delivery=draft.delivery,
         )
-        spec, deadline = TaskSpec(pool, ("x",), terms=terms), self.now + QUEUE
+        packages = Packages("numpy") if draft.packages else Packages()
+        spec, deadline = TaskSpec(pool, ("x",), packages=packages, terms=terms), self.now + QUEUE
         work = self.store.tasks.submit(
             spec,
             now=self.now,
@@ -240,6 +243,57 @@ class Life:
         assert self.run(self.store.queues.delete(pool, now=self.now)) == len(wanted)
         for task in inside:
             self.cancel_in_model(task)
+
+    # what becomes of packages
+
+    def order(self, key: str, pool: str, some: int) -> None:
+        """For the newest so many tasks, whether they want a layer or not."""
+        self.a_moment_later()
+        named = list(self.model.tasks)[-some:]
+        mine = [task for task in self.model.pending(None) if task.id in named]
+        spec, deadline = TaskSpec(pool, (), entrypoint=Entrypoint.LAYER), self.now + QUEUE
+        row = self.run(self.store.layers.order(key, "v1", spec, for_tasks=named, now=self.now, deadline_at=deadline))
+        layer = self.model.layers.get(key)
+        if layer is None or (not layer.ready and self.model.tasks[layer.builder].state in IN_VAIN):
+            assert row.task_id not in self.model.tasks and row.ready_at is None
+            builder = Task(row.task_id, spec, BUILDERS, TaskState.QUEUED, deadline, None, set(), admitted=True)
+            self.model.tasks[builder.id] = builder
+            self.story.began[builder.id] = TaskState.QUEUED
+            layer = self.model.layers[key] = Layer(builder.id)
+        assert (row.task_id, row.ready_at is not None) == (layer.builder, layer.ready)
+        for task in mine:
+            task.layer = key
+            if not layer.ready:
+                task.depends_on.add(layer.builder)
+            task.admitted = self.model.may_be_admitted(task, self.now)
+
+    def ready(self, key: str) -> None:
+        layer = self.model.layers.get(key)
+        wants = layer is not None and not layer.ready
+        assert self.run(self.store.layers.ready(key, "blob", ["numpy==2"], now=self.now)) == wants
+        if layer is not None and wants:
+            layer.ready = True
+            for task in self.model.pending(key):
+                task.admitted = self.model.may_be_admitted(task, self.now)
+
+    def refuse(self, key: str) -> None:
+        layer = self.model.layers.get(key)
+        built = layer is not None and self.model.tasks[layer.builder].state is TaskState.FINISHED
+        mine = self.model.pending(key) if layer is not None and built and not layer.ready else []
+        assert set(self.run(self.store.layers.refuse(key, "no", now=self.now))) == {task.id for task in mine}
+        if layer is not None and built and not layer.ready:
+            del self.model.layers[key]
+        for task in mine:
+            task.go(TaskState.FAILED)
+
+    def layers_are_as_they_should_be(self) -> None:
+        rows = self.run(self.store.layers.list())
+        assert {row.key: Layer(row.task_id, row.ready_at is not None) for row in rows} == self.model.layers
+        wanted = self.run(self.store.layers.wanted())
+        assert [row.id for row in wanted] == sorted(task.id for task in self.model.pending(None))
+        finished = {task.id for task in self.model.tasks.values() if task.state is TaskState.FINISHED}
+        built = {key for key, layer in self.model.layers.items() if not layer.ready and layer.builder in finished}
+        assert {row.key for row in self.run(self.store.layers.built())} == built
 
     # what time does
 
@@ -665,6 +719,7 @@ class Life:
         for row in rows:
             task = self.model.tasks[row.id]
             assert (row.cancel_requested_at is not None) == task.cancel
+            assert row.layer == task.layer
             if not row.state.over:
                 assert row.deadline_at == task.deadline, "no wait is without an end"
         expired = {row.id for row in self.run(self.store.tasks.expired(now=self.now))}
@@ -702,6 +757,7 @@ class Life:
     def all_holds(self) -> None:
         self.rows_are_as_they_should_be()
         self.machines_are_as_they_should_be()
+        self.layers_are_as_they_should_be()
         self.there_is_never_more_than_the_pool_may_have()
         self.the_event_log_tells_the_same_story()
 

@@ -168,6 +168,14 @@ VM = {
     "id": "'v'", "pool": "'p'", "image_version": "'1'", "state": "'BOOTING'", "created_at": "'2026-01-01'",
     "moved_at": "'2026-01-01'", "deadline_at": "'2026-01-01'",
 }  # fmt: skip
+LAYER = {"key": "'k'", "image_version": "'1'", "task_id": "'t0'", "made_at": "'2026-01-01'"}
+BUILT = {"blob": "'b'", "resolved": "'[]'", "ready_at": "'2026-01-01'"}
+REVIEW = {"task_id": "'t0'", "decision": "'released'", "by": "'ada'", "why": "''", "at": "'2026-01-01'"}
+ATTEMPT = {
+    "task_id": "'t0'", "number": "1", "runner_id": "'r'", "timings": "'{}'", "artifacts": "'{}'",
+    "environment": "'{}'", "started_at": "'2026-01-01'",
+}  # fmt: skip
+SIGNED = {"finished_at": "'2026-01-01'", "receipt_sha256": "'a'", "receipt_at": "'2026-01-01'"}
 GONE = {"state": "'DESTROYED'", "destroyed_at": "'2026-01-01'", "close_proof": "'DONE'"}
 
 
@@ -189,6 +197,8 @@ GONE = {"state": "'DESTROYED'", "destroyed_at": "'2026-01-01'", "close_proof": "
         ("tasks", TASK | {"state": "'FAILED'", "finished_at": "'2026-01-01'"}, True),
         ("tasks", TASK | {"finished_at": "'2026-01-01'"}, False),
         ("tasks", TASK | {"attempt": "-1"}, False),
+        ("tasks", TASK | {"brings_packages": "NULL"}, False),
+        ("tasks", TASK | {"submitted_by": "NULL"}, False),
         ("vms", VM, True),
         ("vms", VM | {"state": "'READY_AGAIN'"}, False),
         ("vms", VM | {"deadline_at": "NULL"}, False),
@@ -200,6 +210,17 @@ GONE = {"state": "'DESTROYED'", "destroyed_at": "'2026-01-01'", "close_proof": "
         ("vms", VM | {"task_id": "'t0'", "attempt": "1", "state": "'IN_USE'"}, True),
         ("vms", VM | {"task_id": "'t0'"}, False),
         ("vms", VM | {"task_id": "'nobody'", "attempt": "1"}, False),
+        ("layers", LAYER, True),
+        ("layers", LAYER | BUILT, True),
+        ("layers", LAYER | BUILT | {"blob": "NULL"}, False),
+        ("layers", LAYER | BUILT | {"ready_at": "NULL"}, False),
+        ("layers", LAYER | {"task_id": "'nobody'"}, False),
+        ("reviews", REVIEW, True),
+        ("reviews", REVIEW | {"decision": "'maybe'"}, False),
+        ("reviews", REVIEW | {"task_id": "'nobody'"}, False),
+        ("attempts", ATTEMPT | SIGNED, True),
+        ("attempts", ATTEMPT | SIGNED | {"finished_at": "NULL"}, False),
+        ("attempts", ATTEMPT | SIGNED | {"receipt_at": "NULL"}, False),
         ("installation", {"single": "2", "id": "'x'", "made_at": "'2026-01-01'"}, False),
         (
             "events",
