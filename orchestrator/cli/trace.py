@@ -10,18 +10,18 @@ import typer
 from typer.core import TyperGroup
 
 from orchestrator.artifacts import Log, LogName
-from orchestrator.bootstrap import House, load_pools, open_house
+from orchestrator.bootstrap import House, open_house
 from orchestrator.cli import output
+from orchestrator.cli.disclosed import Unreleased, require_disclosed, why_withheld
 from orchestrator.cli.entry import perform
 from orchestrator.cli.submission import AsJson
 from orchestrator.cli.tasks import TaskId
 from orchestrator.domain.errors import NotPossible
-from orchestrator.domain.pool import Disclosure
 from orchestrator.domain.task import TraceProfile
 from orchestrator.reports.findings import findings_of
-from orchestrator.reports.findings_text import details, summary
+from orchestrator.reports.findings_text import comparison, details, summary
 from orchestrator.settings import Settings
-from orchestrator.store import Decision, TaskRow
+from orchestrator.store import TaskRow
 from orchestrator.trace.compare import differences
 from orchestrator.trace.findings import Findings
 from orchestrator.trace.views import View, seen
@@ -54,6 +54,7 @@ def show(
         ),
     ] = None,
     raw: Annotated[bool, typer.Option("--raw", help="strace's own lines, as they are.")] = False,
+    unreleased: Unreleased = False,
     as_json: AsJson = False,
 ) -> None:
     """What the process did: programs, files, and every attempt to reach a network."""
@@ -62,13 +63,15 @@ def show(
     async def work() -> None:
         async with open_house(settings) as house:
             row = await _traced(house, task)
-            disclosed = await _is_disclosed(house, settings, row)
-            if not disclosed and (raw or view is View.STEWARD):
-                raise NotPossible("view", f"the results of {row.id} are not released", "see the researcher's view")
+            wanted = view
+            if raw or unreleased or view is View.STEWARD:
+                await require_disclosed(house, row, unreleased=unreleased, what="the trace")
+                wanted = view or View.STEWARD
             if raw:
                 await asyncio.to_thread(_copy, house.artifacts.log(row.id, row.attempt, LogName.TRACE))
                 return
-            wanted = view or (View.STEWARD if disclosed else View.RESEARCHER)
+            if wanted is None:
+                wanted = View.RESEARCHER if await why_withheld(house, row) else View.STEWARD
             findings = await _findings(house, row)
         shown = seen(findings, wanted)
         if as_json:
@@ -103,9 +106,8 @@ def diff(
                 {"approved": pair[0]["task"]["id"], "other": pair[1]["task"]["id"], "same": same, "differences": told}
             )
             return same
-        for each in found:
-            output.say(output.printable(f"{'DIFFERS' if each.matters else 'varies':<9} {each.said}"))
-        output.say("it behaved as the approved run" if same else "it did NOT behave as the approved run")
+        for line in comparison(found):
+            output.say(output.printable(line))
         return same
 
     if not perform(work()):
@@ -127,15 +129,6 @@ async def _findings(house: House, row: TaskRow) -> Findings:
     if findings is None:
         raise NotPossible("task", f"{row.id} has no trace: its process never began", "see mayfly show for why")
     return findings
-
-
-async def _is_disclosed(house: House, settings: Settings, row: TaskRow) -> bool:
-    """All may be seen: somebody has released the results, or the pool wants no release."""
-    review = await house.store.reviews.get(row.id)
-    if review is not None:
-        return review.decision is Decision.RELEASED
-    pool = (await load_pools(settings)).get(row.spec.pool)
-    return pool is not None and pool.disclosure is Disclosure.OPEN
 
 
 def _copy(log: Log) -> None:

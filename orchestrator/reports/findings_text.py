@@ -2,48 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
+from orchestrator.trace.compare import Difference
 from orchestrator.trace.files import Deed
 from orchestrator.trace.findings import Findings
 from orchestrator.trace.known import FileClass
 from orchestrator.trace.views import View
+from orchestrator.trace.words import DONE, HIDES, KINDS, PLACES, SENDERS, counted, often
 
-_PLACES = {
-    FileClass.INPUT: "of the data",
-    FileClass.CODE: "of the program",
-    FileClass.DEPENDENCY: "of the packages",
-    FileClass.SYSTEM: "of the machine's own system",
-    FileClass.SCRATCH: "of scratch, which are gone with the machine",
-    FileClass.OUTPUT: "of the results",
-    FileClass.UNKNOWN: "whose folder is not known",
-}
-_DONE = {
-    Deed.READ: "read",
-    Deed.WRITTEN: "wrote",
-    Deed.CHANGED: "changed the rights or times of",
-    Deed.DELETED: "deleted",
-}
-_KINDS = {
-    "any": "any address of the machine itself",
-    "loopback": "the machine itself",
-    "link-local": "machines on the same wire",
-    "metadata": "the cloud's metadata",
-    "private": "a local network",
-    "internet": "the internet",
-    "multicast": "many machines at once",
-    "other": "something that is no internet address",
-    "unknown": "an address that was not recorded",
-}
-_HIDES = {
-    "io_uring_setup": "io_uring, by which files and networks are reached without a record",
-    "ptrace": "ptrace, by which one process steers another",
-    "process_vm_readv": "reading another process's memory",
-    "process_vm_writev": "writing another process's memory",
-    "seccomp": "a filter of its own for system calls",
-    "prctl": "a filter of its own for system calls",
-}
 _SHOWN = 8
 
 
@@ -85,12 +53,20 @@ def details(findings: Findings) -> Iterator[str]:
         yield f"denied    {each['call']} {each['path']}: {each['error']}{_times(each['times'])}"
     yield from _more(findings["denied"]["files"], "denied")
     for each in findings["signals"]["listed"]:
-        yield f"signal    {each['signal']} from {_sender(each['sender'])}{_times(each['times'])}"
+        yield f"signal    {each['signal']} from {SENDERS[each['sender']]}{_times(each['times'])}"
     busiest = ", ".join(f"{each['call']} {each['times']}" for each in findings["calls"]["busiest"][:_SHOWN])
     yield f"calls     {findings['calls']['total']} recorded, {findings['calls']['failed']} of them failed; {busiest}"
     yield f"trace     {findings['trace']['lines']} lines over {findings['trace']['seconds']:.1f} s"
     if findings["view"] == View.RESEARCHER:
         yield "view      the researcher's: names that came up in the run are left out, see `--view`"
+
+
+def comparison(found: Sequence[Difference]) -> Iterator[str]:
+    """What `trace.compare.differences` found, a line each, and the verdict."""
+    for each in found:
+        yield f"{'DIFFERS' if each.matters else 'varies':<9} {each.said}"
+    differs = any(each.matters for each in found)
+    yield "it did NOT behave as the approved run" if differs else "it behaved as the approved run"
 
 
 def _programs(findings: Findings) -> str:
@@ -100,7 +76,7 @@ def _programs(findings: Findings) -> str:
         return "It ran nothing."
     first = findings["programs"]["listed"][0]
     listed = _listing(f"{each['path']}{_times(each['times'])}" for each in names)
-    return f"It ran {_count(runs, 'program')}: {listed}. The first {_end(first)}."
+    return f"It ran {counted(runs, 'program')}: {listed}. The first {_end(first)}."
 
 
 def _inputs(findings: Findings) -> str:
@@ -111,7 +87,7 @@ def _inputs(findings: Findings) -> str:
     if not never:
         return f"It opened every file of the data, {inputs['files']} in all."
     named = _listing(each["path"] for each in inputs["never_read"]["listed"])
-    return f"It opened {inputs['read']} of the {_count(inputs['files'], 'file')} of the data. Never opened: {named}."
+    return f"It opened {inputs['read']} of the {counted(inputs['files'], 'file')} of the data. Never opened: {named}."
 
 
 def _files(findings: Findings) -> Iterator[str]:
@@ -124,9 +100,9 @@ def _files(findings: Findings) -> Iterator[str]:
                 count = 0  # /dev/null keeps nothing
             if count or listing["not_listed"]:
                 more = "more than " if listing["not_listed"] else ""
-                parts.append(f"{more}{_count(count, 'file')} {_PLACES[file_class]}")
+                parts.append(f"{more}{counted(count, 'file')} {PLACES[file_class]}")
         if parts:
-            yield f"It {_DONE[deed]} {'; '.join(parts)}."
+            yield f"It {DONE[deed]} {'; '.join(parts)}."
     if not any(findings["files"][FileClass.OUTPUT][Deed.WRITTEN].values()):
         yield "It wrote no results."
 
@@ -136,14 +112,13 @@ def _network(findings: Findings) -> str:
     if not tried and not findings["network"]["not_listed"]:
         return "It never tried to reach a network."
     total = sum(each["times"] for each in tried) + findings["network"]["not_listed"]
-    where = _listing(dict.fromkeys(_KINDS[each["kind"]] for each in tried))
+    where = _listing(dict.fromkeys(KINDS[each["kind"]] for each in tried))
     reached = [each for each in tried if each["outcome"] in ("ok", "EINPROGRESS") and each["kind"] != "loopback"]
     if reached:
-        named = _listing(dict.fromkeys(_KINDS[each["kind"]] for each in reached))
-        return f"It tried to reach a network {total} times ({where}). NOT ALL OF THAT FAILED: {named}."
-    said = "" if not findings["network"]["not_listed"] else " Of those that are listed,"
-    verb = " none" if said else " None"
-    return f"It tried to reach a network {_count(total, 'time')} ({where}).{said}{verb} left the machine."
+        named = _listing(dict.fromkeys(KINDS[each["kind"]] for each in reached))
+        return f"It tried to reach a network {often(total)} ({where}). NOT ALL OF THAT FAILED: {named}."
+    said = "Of those that are listed, nothing" if findings["network"]["not_listed"] else "Nothing"
+    return f"It tried to reach a network {often(total)} ({where}). {said} left the machine."
 
 
 def _denied(findings: Findings) -> Iterator[str]:
@@ -151,13 +126,13 @@ def _denied(findings: Findings) -> Iterator[str]:
     if refused["listed"] or refused["not_listed"]:
         total = sum(each["times"] for each in refused["listed"]) + refused["not_listed"]
         named = _listing(dict.fromkeys(each["path"] for each in refused["listed"]))
-        yield f"It was refused {_count(total, 'time')} what it wanted to do with a file: {named}."
+        yield f"It was refused {often(total)} what it wanted to do with a file: {named}."
 
 
 def _watched(findings: Findings) -> Iterator[str]:
     for each in findings["watched"]:
         failed = ", which failed each time" if each["failed"] == each["times"] else ""
-        yield f"It used {_HIDES.get(each['call'], each['call'])} ({_count(each['times'], 'time')}{failed})."
+        yield f"It used {HIDES.get(each['call'], each['call'])} ({often(each['times'])}{failed})."
 
 
 def _doubts(findings: Findings) -> Iterator[str]:
@@ -167,7 +142,7 @@ def _doubts(findings: Findings) -> Iterator[str]:
     if tracer.get("lost"):
         yield f"The record is not whole: {tracer['lost']}."
     if trace["lines_unread"]:
-        yield f"{_count(trace['lines_unread'], 'line')} of the record could not be understood."
+        yield f"{counted(trace['lines_unread'], 'line')} of the record could not be understood."
 
 
 def _end(program: dict[str, Any]) -> str:
@@ -186,20 +161,12 @@ def _end(program: dict[str, Any]) -> str:
             return "had not ended when the record ends"
 
 
-def _sender(sender: str) -> str:
-    return "another process" if sender == "process" else "the system"
-
-
 def _shift(seconds: float) -> str:
     return f"{seconds:8.3f}s"
 
 
 def _times(times: int) -> str:
     return "" if times == 1 else f" × {times}"
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def _more(listing: dict[str, Any], what: str) -> Iterator[str]:

@@ -10,9 +10,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from orchestrator.trace.files import Deed
 from orchestrator.trace.findings import Findings
 from orchestrator.trace.known import TASK_IN, FileClass
 from orchestrator.trace.views import researcher
+from orchestrator.trace.words import DONE, HIDES, KINDS, PLACES, SENDERS
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,11 +77,12 @@ def _not_whole(findings: Findings) -> Iterator[str]:
 def _new(first: Findings, second: Findings) -> Iterator[Difference]:
     """Kinds of things that only the second did."""
     kinds = (
-        ("program", _programs, "ran {0}, {1}"),
-        ("file", _deeds, "{1} files of the class {0}"),
-        ("rename", _renames, "renamed files from {0} to {1}"),
-        ("network", _network, "tried {0} ({1}) to reach {2}, port {3}: {4}"),
-        ("denied", _denied, "was refused {0} of {2} ({1}): {3}"),
+        ("program", _programs, "ran {0}, a program {1}"),
+        ("file", _deeds, "{0} files {1}"),
+        ("file", _of_the_system, "{0} {1}, a file of the machine's own system"),
+        ("rename", _renames, "renamed files {0} to files {1}"),
+        ("network", _network, "tried to reach {0}, {1}, port {2} ({3}): {4}"),
+        ("denied", _denied, "was refused {0} of {1}, a file {2}: {3}"),
         ("call", _calls, "was refused {0}: {1}"),
         ("signal", _signals, "got the signal {0} from {1}"),
         ("watched", _watched, "used {0}"),
@@ -87,10 +90,11 @@ def _new(first: Findings, second: Findings) -> Iterator[Difference]:
     for what, of, words in kinds:
         before, now = of(first), of(second)
         for each in sorted(now - before, key=str):
-            yield Difference(True, what, words.format(*("any" if part is None else part for part in each)))
+            said = words.format(*("any" if part is None else part for part in each))
+            yield Difference(True, what, f"it {said}")
         for each in sorted(before - now, key=str):
             said = words.format(*("any" if part is None else part for part in each))
-            yield Difference(False, what, f"did not do, as the approved run: {said}")
+            yield Difference(False, what, f"the approved run alone {said}")
 
 
 def _small(first: Findings, second: Findings) -> Iterator[Difference]:
@@ -137,35 +141,43 @@ def _end(findings: Findings) -> str:
 
 
 def _programs(findings: Findings) -> set[tuple[Any, ...]]:
-    return {(each["path"], each["class"]) for each in findings["programs"]["names"]["listed"]}
+    return {(each["path"], PLACES[each["class"]]) for each in findings["programs"]["names"]["listed"]}
 
 
 def _deeds(findings: Findings) -> set[tuple[Any, ...]]:
-    """Of the system's own files, those that are written or deleted by name: which it has does not hang on the data."""
-    told: set[tuple[Any, ...]] = set()
-    for file_class, deeds in findings["files"].items():
-        for deed, listing in deeds.items():
-            if listing["listed"] or listing["not_listed"]:
-                told.add((file_class, deed))
-            if file_class == FileClass.SYSTEM and deed != "read":
-                told |= {(f"{file_class}: {each['path']}", deed) for each in listing["listed"]}
-    return told
+    return {
+        (DONE[Deed(deed)], PLACES[FileClass(file_class)])
+        for file_class, deeds in findings["files"].items()
+        for deed, listing in deeds.items()
+        if listing["listed"] or listing["not_listed"]
+    }
+
+
+def _of_the_system(findings: Findings) -> set[tuple[Any, ...]]:
+    """Those that were changed in some way, by name. Which are read hangs on the data: a module more, a locale."""
+    return {
+        (DONE[Deed(deed)], each["path"])
+        for deed, listing in findings["files"][FileClass.SYSTEM].items()
+        for each in listing["listed"]
+        if deed != Deed.READ
+    }
 
 
 def _renames(findings: Findings) -> set[tuple[Any, ...]]:
-    return {(each["from_class"], each["to_class"]) for each in findings["renamed"]["listed"]}
+    return {(PLACES[each["from_class"]], PLACES[each["to_class"]]) for each in findings["renamed"]["listed"]}
 
 
 def _network(findings: Findings) -> set[tuple[Any, ...]]:
     return {
-        (each["call"], each["family"], each["kind"], each["port"], each["outcome"])
+        (KINDS[each["kind"]], each["family"], each["port"], each["call"], each["outcome"])
         for each in findings["network"]["listed"]
     }
 
 
 def _denied(findings: Findings) -> set[tuple[Any, ...]]:
     return {
-        (each["call"], each["class"], each["path"], each["error"]) for each in findings["denied"]["files"]["listed"]
+        (each["call"], each["path"], PLACES[each["class"]], each["error"])
+        for each in findings["denied"]["files"]["listed"]
     }
 
 
@@ -174,8 +186,11 @@ def _calls(findings: Findings) -> set[tuple[Any, ...]]:
 
 
 def _signals(findings: Findings) -> set[tuple[Any, ...]]:
-    return {(each["signal"], each["sender"]) for each in findings["signals"]["listed"]}
+    """But for the one that tells a process that one of its own has ended."""
+    return {
+        (each["signal"], SENDERS[each["sender"]]) for each in findings["signals"]["listed"] if each["signal"] != "CHLD"
+    }
 
 
 def _watched(findings: Findings) -> set[tuple[Any, ...]]:
-    return {(each["call"],) for each in findings["watched"]}
+    return {(HIDES.get(each["call"], each["call"]),) for each in findings["watched"]}

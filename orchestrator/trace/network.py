@@ -11,6 +11,9 @@ from orchestrator.trace.arguments import split
 from orchestrator.trace.parse import Call
 
 TRIES = frozenset({"connect", "bind", "sendto", "sendmsg", "sendmmsg"})
+_PRIVATE = tuple(
+    map(ipaddress.ip_network, ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "100.64.0.0/10", "fc00::/7"))
+)
 MAX_ADDRESSES = 64
 """Of one call: sendmmsg may have as many as it has messages."""
 _OWN = frozenset({"AF_UNIX", "AF_LOCAL", "AF_NETLINK", "AF_UNSPEC"})
@@ -98,4 +101,6 @@ def _kind(family: str, address: str) -> str:
         return "link-local"
     if known.is_multicast or str(known) == "255.255.255.255":
         return "multicast"
-    return "private" if known.is_private else "internet"
+    return (
+        "private" if any(known in network for network in _PRIVATE if network.version == known.version) else "internet"
+    )

