@@ -11,7 +11,7 @@ from orchestrator.artifacts import Artifacts
 from orchestrator.decide.waiting import Waiting
 from orchestrator.domain.outcome import Reason, stopped
 from orchestrator.domain.pool import Pool
-from orchestrator.domain.task import Stage, TaskSpec, TaskState, Terms
+from orchestrator.domain.task import Entrypoint, Packages, Stage, TaskSpec, TaskState, Terms
 from orchestrator.domain.vm import VmState
 from orchestrator.reports.task import Report, report_of
 from orchestrator.reports.text import lines
@@ -163,3 +163,38 @@ async def test_where_the_time_went_in_several_attempts(tmp_path: Path) -> None:
         requeued, last = report["attempts"]
         assert requeued["queued_at"] == report["submitted_at"]
         assert last["queued_at"] == requeued["finished_at"]
+
+
+async def test_a_task_that_waits_for_its_packages_says_who_installs_them(tmp_path: Path) -> None:
+    pools = {"p": Pool(name="p", image="debian-12")}
+    async with await Store.open(f"sqlite+aiosqlite:///{tmp_path / 'mayfly.db'}") as store:
+        now = store.clock.now()
+        await register(store, host="here", pid=1, pools=("p", "builds"), now=now)
+        spec = TaskSpec(pool="p", command=("true",), packages=Packages("numpy"))
+        task = await submit(store, spec, now=now)
+        held = await submit(store, spec, now=now, hold=True)
+
+        async def waits(task: TaskRow) -> Waiting:
+            found = await Line(store, pools).standing(await store.tasks.get(task.id))
+            assert found is not None
+            return found.waiting
+
+        unknown = "it is about to be found out whether its packages are installed already"
+        assert await waits(task) == Waiting(Reason.LAYER, unknown)
+        assert (await waits(held)).reason is Reason.NOT_RELEASED
+        until = now + timedelta(hours=1)
+        builder = TaskSpec("builds", (), entrypoint=Entrypoint.LAYER)
+        layer = await store.layers.order("k", "v", builder, for_tasks=[task.id], now=now, deadline_at=until)
+        assert await waits(task) == Waiting(Reason.LAYER, f"its packages are installed by task {layer.task_id}")
+        [claim] = await store.tasks.claim(
+            (await register(store, host="here", pid=2, pools=("builds",), now=now)).id,
+            {"builds": 1},
+            max_vms={},
+            lease_seconds=30,
+            now=now,
+            deadline=lambda _: until,
+        )
+        assert await store.tasks.finish(Finished(claim.lease, TaskState.FINISHED, exit_code=0), now=now)
+        assert (await waits(task)).reason is Reason.LAYER, "what was built is not kept yet"
+        assert await store.layers.ready("k", "blob", [], now=now)
+        assert (await waits(task)).reason is Reason.IN_LINE
