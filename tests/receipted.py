@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 from orchestrator.artifacts import Artifacts
 from orchestrator.domain.outcome import Exited, Outcome, Reason, Usage, judge
+from orchestrator.domain.proof import CloseProof, Disks
 from orchestrator.domain.task import InputSpec, Stage, TaskSpec
 from orchestrator.domain.vm import VmState
 from orchestrator.receipts import Keys, issue
@@ -34,7 +35,13 @@ ENVIRONMENT: dict[str, Any] = {
     "limits": {"timeout_seconds": 3600.0, "memory_bytes": 2**28, "processes": 64},
     "disclosure": "open",
 }
-PROOF = '{"opennebula": "DONE", "vm": 7, "at": "2026-03-01T12:00:09+00:00"}'
+PROOF = CloseProof(
+    "OpenNebula says DONE",
+    7,
+    "DONE",
+    datetime(2026, 3, 1, 12, tzinfo=UTC),
+    Disks("/var/lib/one/datastores/0/7", ("disk.0",)),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +134,7 @@ class Receipted:
         await store.tasks.enter_stage(StageEntered(lease, Stage.DESTROYING), now=self.now())
         for state, more in (
             (VmState.DESTROYING, {"deadline_at": self.now() + timedelta(minutes=1)}),
-            (VmState.DESTROYED, {"close_proof": PROOF}),
+            (VmState.DESTROYED, {"close_proof": PROOF.encode()}),
         ):
             assert await store.vms.move(VmMoved(vm.id, state, lease.runner_id, **more), now=self.now())
 

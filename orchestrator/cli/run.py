@@ -15,7 +15,7 @@ import typer
 from orchestrator import bootstrap
 from orchestrator.cli import output
 from orchestrator.cli.bars import StageLine
-from orchestrator.cli.disclosed import sizes, why_withheld
+from orchestrator.cli.disclosed import disclosure_of, sizes, why_withheld
 from orchestrator.cli.entry import perform
 from orchestrator.cli.follow import POLL_SECONDS, follow
 from orchestrator.cli.submission import AsJson, Submission, enqueue, prepare, taking
@@ -63,7 +63,8 @@ def run(submission: Submission, results: Results = None, as_json: AsJson = False
             if seen and results is not None and house.artifacts.outputs(task.id, task.attempt) is not None:
                 await asyncio.to_thread(house.artifacts.export, task.id, task.attempt, results)
             if as_json:
-                output.as_json(await report_of(house.store, house.artifacts, task))
+                disclosure = await disclosure_of(house, task)
+                output.as_json(await report_of(house.store, house.artifacts, task, disclosure=disclosure))
             else:
                 if task.reason is Reason.UNREACHABLE:
                     await _show_console(house, task)

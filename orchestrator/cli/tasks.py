@@ -11,7 +11,7 @@ import typer
 
 from orchestrator.bootstrap import load_pools, open_house
 from orchestrator.cli import output
-from orchestrator.cli.disclosed import Unreleased, require_disclosed
+from orchestrator.cli.disclosed import Unreleased, disclosure_of, require_disclosed
 from orchestrator.cli.entry import perform
 from orchestrator.cli.follow import POLL_SECONDS, Output
 from orchestrator.cli.stage_bars import stage_bars
@@ -103,7 +103,8 @@ def show(task: TaskId, as_json: AsJson = False) -> None:
         async with open_house(settings) as house:
             row = await house.store.tasks.get(task)
             standing = await Line(house.store, await _pools(settings)).standing(row)
-            report = await report_of(house.store, house.artifacts, row, standing=standing)
+            disclosure = await disclosure_of(house, row)
+            report = await report_of(house.store, house.artifacts, row, standing=standing, disclosure=disclosure)
             now = house.store.clock.now()
         if as_json:
             output.as_json(report)

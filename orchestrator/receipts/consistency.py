@@ -80,8 +80,10 @@ def _machine(receipt: said.Receipt) -> Iterator[str]:
         return
     if machine.state != VmState.DESTROYED or machine.destroyed_at is None:
         yield f"its machine {machine.id} is {machine.state}: there is no proof that it is gone"
-    elif not machine.proof:
+    elif machine.proof is None:
         yield f"its machine {machine.id} is said to be gone, without a proof"
+    elif machine.proof.disks is not None and machine.proof.disks.left:
+        yield f"a disk of its machine {machine.id} is still there: {', '.join(machine.proof.disks.left)}"
 
 
 def _seal(receipt: said.Receipt) -> Iterator[str]:

@@ -4,7 +4,6 @@ same."""
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -13,6 +12,7 @@ from typing import Any
 
 from orchestrator import __version__
 from orchestrator.artifacts import Artifacts, DocumentName, Entry, LogName, Tree
+from orchestrator.domain.proof import CloseProof
 from orchestrator.domain.task import TaskSpec
 from orchestrator.receipts import statement as said
 from orchestrator.receipts.names import MANIFEST, text_of, uri_of
@@ -138,14 +138,8 @@ def _machine(vm: VmRow, attempt: AttemptRow) -> said.Machine:
     )
 
 
-def _proof(proof: str | None) -> Any:
-    """As an object, where it is one."""
-    if proof is not None and proof.startswith("{"):
-        try:
-            return plain(json.loads(proof))
-        except ValueError:
-            pass
-    return plain(proof)
+def _proof(kept: str | None) -> said.Proof | None:
+    return None if kept is None else said.Proof.model_validate(plain(CloseProof.decode(kept).document))
 
 
 def _process(spec: TaskSpec, layer: LayerRow | None) -> said.Process:

@@ -83,6 +83,28 @@ class Earlier(Part):
     receipt_sha256: Hash | None
 
 
+class Disks(Part):
+    """What was seen of the VM's disks in the cloud's system datastore. before: while the VM was. left: after its end.
+    why_not: why nobody could look. gone: it was looked for them, and there are none."""
+
+    folder: str
+    before: list[str]
+    left: list[str]
+    why_not: str
+    gone: bool
+
+
+class Proof(Part):
+    """says: in words. vm: OpenNebula's id. state: DONE; "" when OpenNebula knows no such VM. ended_at: by OpenNebula's
+    clock. disks: null when nothing is said of them."""
+
+    says: str
+    vm: int | None
+    state: str
+    ended_at: str | None
+    disks: Disks | None
+
+
 class Machine(Part):
     """The VM. cloud_id: OpenNebula's. host_key: fingerprint of the key that was made for it. proof: how it is known
     that it is gone."""
@@ -95,7 +117,7 @@ class Machine(Part):
     state: str
     requested_at: Instant
     destroyed_at: Instant | None
-    proof: JsonValue
+    proof: Proof | None
 
 
 class Input(Part):

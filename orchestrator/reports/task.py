@@ -13,13 +13,15 @@ from typing import Any
 
 from orchestrator.artifacts import Artifacts, Log, LogName, Tree
 from orchestrator.domain.display import shown_name
+from orchestrator.domain.pool import Disclosure
 from orchestrator.domain.proof import CloseProof
 from orchestrator.domain.vm import VmState
 from orchestrator.reports.ended import end_of, queued_at
 from orchestrator.reports.findings import kept_findings
 from orchestrator.reports.findings_text import summary
+from orchestrator.reports.receipt import told_of
 from orchestrator.reports.waiting import Standing, is_canceling, standing_json
-from orchestrator.store import AttemptRow, EventKind, EventRow, Store, TaskRow, VmRow
+from orchestrator.store import AttemptRow, EventKind, EventRow, ReviewRow, Store, TaskRow, VmRow
 from orchestrator.trace.views import researcher
 
 Report = dict[str, Any]
@@ -27,8 +29,16 @@ Report = dict[str, Any]
 _ALL = 1_000_000
 
 
-async def report_of(store: Store, artifacts: Artifacts, task: TaskRow, *, standing: Standing | None = None) -> Report:
-    """The whole report, as docs/reference/report.md explains it; `standing` is what `waiting.Line` said."""
+async def report_of(
+    store: Store,
+    artifacts: Artifacts,
+    task: TaskRow,
+    *,
+    standing: Standing | None = None,
+    disclosure: Disclosure | None = None,
+) -> Report:
+    """The whole report, as docs/reference/report.md explains it; `standing` is what `waiting.Line` said, `disclosure`
+    what is in force; None: nobody has asked."""
     vms = {vm.id: vm for vm in await store.vms.of_task(task.id)}
     events = await store.events.list(task_id=task.id, limit=_ALL)
     rows = await store.attempts.of_task(task.id)
@@ -45,6 +55,8 @@ async def report_of(store: Store, artifacts: Artifacts, task: TaskRow, *, standi
     ]
     left = any(vm.state is not VmState.DESTROYED for vm in vms.values())
     spec = task.spec
+    layer = await store.layers.of_task(task.id)
+    review = await store.reviews.get(task.id)
     added = await store.tasks.depends_on(task.id)  # with those that it was given when it was released
     return {
         "id": task.id,
@@ -59,11 +71,16 @@ async def report_of(store: Store, artifacts: Artifacts, task: TaskRow, *, standi
         "canceling": is_canceling(task, left),
         "pool": spec.pool,
         "frontend": task.frontend,
+        "submitted_by": task.submitted_by,
+        "disclosure": disclosure,
+        "review": None if review is None else _review(review),
         "command": list(spec.command),
         "entrypoint": spec.entrypoint,
         "trace_profile": spec.trace,
         "inputs": [dataclasses.asdict(each) for each in spec.inputs],
         "outputs": list(spec.outputs),
+        "packages": dataclasses.asdict(spec.packages),
+        "layer": None if layer is None else dataclasses.asdict(layer),
         **dataclasses.asdict(spec.limits),
         **dataclasses.asdict(spec.terms),
         "depends_on": list(dict.fromkeys((*spec.terms.depends_on, *added))),
@@ -77,6 +94,10 @@ async def report_of(store: Store, artifacts: Artifacts, task: TaskRow, *, standi
     }
 
 
+def _review(review: ReviewRow) -> Report:
+    return {"decision": review.decision, "by": review.by, "why": review.why, "at": review.at}
+
+
 def _attempt(
     attempt: AttemptRow, queued_at: datetime, vm: VmRow | None, events: Sequence[EventRow], artifacts: Artifacts
 ) -> Report:
@@ -84,6 +105,7 @@ def _attempt(
     findings = kept_findings(artifacts, attempt.task_id, attempt.number)
     outcome = attempt.outcome
     end = end_of(events, attempt.number)
+    receipt, lines = told_of(attempt, artifacts)
     return {
         "number": attempt.number,
         "runner": attempt.runner_id,
@@ -108,9 +130,10 @@ def _attempt(
         "memory_peak_bytes": attempt.usage.memory_peak_bytes,
         "machine": attempt.environment,
         "vm": None if vm is None else _vm(vm),
-        "logs": [_log(name, artifacts.log(attempt.task_id, attempt.number, name)) for name in LogName],
+        "logs": [_log(name, artifacts.log(attempt.task_id, attempt.number, name), lines.get(name)) for name in LogName],
         "outputs": None if outputs is None else manifest_of(outputs),
         "findings": None if findings is None else list(summary(researcher(findings))),
+        "receipt": receipt,
     }
 
 
@@ -130,9 +153,10 @@ def _vm(vm: VmRow) -> Report:
     }
 
 
-def _log(name: LogName, log: Log) -> Report:
+def _log(name: LogName, log: Log, lines: int | None) -> Report:
     state = log.state()
-    return {"name": name, "bytes": state.kept_bytes, "cut": state.cut, "seen_bytes": state.seen_bytes}
+    facts = {"bytes": state.kept_bytes, "lines": lines, "cut": state.cut, "seen_bytes": state.seen_bytes}
+    return {"name": name, **facts}
 
 
 def manifest_of(tree: Tree) -> Report:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from datetime import datetime
 from typing import Any
 
+from orchestrator.domain.pool import Disclosure
 from orchestrator.domain.task import Delivery
 from orchestrator.reports.stages import Part, as_line, parts_of, waiting
 from orchestrator.reports.task import Report
@@ -36,10 +37,17 @@ def sections(report: Report) -> Iterator[str | tuple[Part, ...]]:
         yield f"waits     {standing_line(report['waits_for'])}"
     yield f"command   {' '.join(_shown(word) for word in report['command'])}"
     yield f"pool      {report['pool']}, entry point {report['entrypoint']}, trace {report['trace_profile']}"
+    if review := report["review"]:
+        why = f": {review['why']}" if review["why"] else ""
+        yield f"review    {review['decision']} by {review['by']} at {review['at']:%Y-%m-%d %H:%M}{why}"
+    elif report["disclosure"] not in (None, Disclosure.OPEN):
+        yield f"review    nobody has released its results, and its pool asks for that ({report['disclosure']})"
     if terms := ", ".join(_terms(report)):
         yield f"terms     {terms}"
     for each in report["inputs"]:
         yield f"input     {each['source']} → /task/in/{each['dest']}  {each['blob'][:12]}"
+    if report["layer"]:
+        yield f"packages  {_layer(report['layer'])}"
     for attempt in report["attempts"]:
         yield ""
         yield from _attempt_lines(attempt)
@@ -66,6 +74,12 @@ def duration(seconds: float) -> str:
         if seconds >= size:
             return f"{seconds / size:.0f} {unit}"
     return f"{max(0.0, seconds):.0f} s"
+
+
+def _layer(layer: Report) -> str:
+    installed = layer["resolved"]
+    which = "not installed yet" if installed is None else ", ".join(_shown(each) for each in installed)
+    return f"{which}; layer {layer['key'][:12]}, built by task {layer['task_id']}"
 
 
 def _terms(report: Report) -> Iterator[str]:
@@ -102,7 +116,9 @@ def _attempt_lines(attempt: dict[str, Any]) -> Iterator[str | tuple[Part, ...]]:
             else f"holds: {len(probes)} probes, none reached anything"
         )
     logs = [
-        f"{log['name']} {log['bytes']} B{' (cut)' if log['cut'] else ''}" for log in attempt["logs"] if log["bytes"]
+        f"{log['name']} {log['bytes']} B{_lines_of(log)}{' (cut)' if log['cut'] else ''}"
+        for log in attempt["logs"]
+        if log["bytes"]
     ]
     if logs:
         yield f"  logs          {', '.join(logs)}"
@@ -118,6 +134,13 @@ def _attempt_lines(attempt: dict[str, Any]) -> Iterator[str | tuple[Part, ...]]:
         yield f"  machine       {vm['id']} (OpenNebula {vm['cloud_id']}, {vm['image_version']}): {gone}"
         if vm["proof"]:
             yield f"  proof         {vm['proof']}"
+    if attempt["receipt"]:
+        receipt = attempt["receipt"]
+        yield f"  receipt       sha256 {receipt['sha256'][:16]}…, signed at {receipt['signed_at']:%H:%M:%S}"
+
+
+def _lines_of(log: dict[str, Any]) -> str:
+    return "" if log["lines"] is None else f" in {log['lines']} line{'' if log['lines'] == 1 else 's'}"
 
 
 def _because(report: Report) -> str:

@@ -21,7 +21,7 @@ from orchestrator.receipts.schema import schema
 from orchestrator.receipts.statement import Statement, as_json
 from orchestrator.receipts.verifying import read_statement, verify
 from orchestrator.store import Store
-from tests.receipted import ENVIRONMENT, Left, Receipted
+from tests.receipted import ENVIRONMENT, PROOF, Left, Receipted
 
 ROOT = Path(__file__).resolve().parents[2]
 SCHEMA = json.loads((ROOT / "docs" / "reference" / "receipt.schema.json").read_text())
@@ -49,7 +49,9 @@ async def test_a_receipt_says_what_the_rows_and_artifacts_say(world: Receipted, 
     assert [each.stage for each in receipt.attempt.stages] == ["PROVISIONING", "EXECUTING", "STAGING_OUT", "DESTROYING"]
     assert receipt.machine is not None
     assert (receipt.machine.state, receipt.machine.image_version) == ("DESTROYED", "debian-12-7")
-    assert receipt.machine.proof == {"opennebula": "DONE", "vm": 7, "at": "2026-03-01T12:00:09+00:00"}
+    proof = receipt.machine.proof
+    assert proof is not None and proof.model_dump() == PROOF.document
+    assert proof.disks is not None and proof.disks.gone
     assert receipt.seal.profile is not None and receipt.seal.profile.name == "sealed"
     assert receipt.seal.outside == ENVIRONMENT["outside"]
     assert (receipt.limits, receipt.disclosure) == (ENVIRONMENT["limits"], "open")
