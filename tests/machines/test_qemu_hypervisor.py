@@ -405,6 +405,24 @@ def test_a_nic_that_cannot_be_plugged_leaves_nothing(hypervisor: Hypervisor, run
     assert listening(elsewhere)
 
 
+def test_what_may_go_out_of_a_nic_stays_as_long_as_the_machine_runs(
+    home: Path, hypervisor: Hypervisor, running: MachineSpec
+) -> None:
+    sealed, plugged_in = running.nics[0], NicSpec(1, "127.201.7.2", "02:00:7f:c9:07:02", 2222, outbound=True)
+    hypervisor.attach_nic(VM, plugged_in)
+    for machines in (hypervisor, QemuHypervisor(home)):  # another process finds it so, too
+        for nic in (sealed, plugged_in):
+            machines.update_nic(VM, nic)
+            with pytest.raises(HypervisorError, match=f"NIC {nic.nic_id} cannot be changed while the machine runs"):
+                machines.update_nic(VM, replace(nic, outbound=not nic.outbound))
+    hypervisor.destroy(VM)
+    opened = replace(sealed, outbound=True)
+    hypervisor.boot(replace(running, nics=(opened,)))
+    hypervisor.update_nic(VM, opened)
+    with pytest.raises(HypervisorError):
+        hypervisor.update_nic(VM, sealed)
+
+
 def test_there_are_only_so_many_ports(hypervisor: Hypervisor, running: MachineSpec) -> None:
     for number in range(1, 8):
         hypervisor.attach_nic(VM, replace(running.nics[0], nic_id=number, address=f"127.201.9.{number}"))
