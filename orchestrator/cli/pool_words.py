@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, assert_never
 
+from orchestrator.decide.layers import no_builders
 from orchestrator.decide.warm import Destroy, Launch, Step
 from orchestrator.domain.pool import Pool
 
@@ -12,8 +13,8 @@ if TYPE_CHECKING:
     from orchestrator.runner.outlook import Outlook, PoolOutlook
 
 
-def remarks(pool: Pool) -> list[str]:
-    """What is no error in its variables, and yet worth knowing."""
+def remarks(pool: Pool, pools: Mapping[str, Pool]) -> list[str]:
+    """What is no error in its variables, and yet worth knowing. `pools`: all that there are."""
     from orchestrator.provisioning.periods import never_lasts, overlapping
 
     periods = pool.warm.periods
@@ -27,7 +28,8 @@ def remarks(pool: Pool) -> list[str]:
         f"{named[earlier - 1]} and {named[later - 1]} overlap: where both last, period {later} counts alone"
         for earlier, later in overlapping(periods)
     ]
-    return never + both
+    wrong = no_builders(pool, pools) if pool.layers else None
+    return never + both + ([f"its tasks can bring no packages: {wrong[0]} ({wrong[1]})"] if wrong else [])
 
 
 def plan_lines(outlook: Outlook) -> Iterator[str]:

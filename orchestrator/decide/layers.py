@@ -83,7 +83,7 @@ def problems(spec: TaskSpec, pools: Mapping[str, Pool]) -> Iterator[InvalidTask]
     if not packages:
         return
     field = "requirements" if packages.requirements.strip() else "package"
-    if wrong := _no_builders(pool, pools):
+    if wrong := no_builders(pool, pools):
         yield InvalidTask(field, *wrong)
     size = len(packages.requirements.encode("utf-8", "surrogatepass"))
     if size > requirements.LONGEST:
@@ -98,8 +98,8 @@ def problems(spec: TaskSpec, pools: Mapping[str, Pool]) -> Iterator[InvalidTask]
     yield from _debian(packages.debian, pool)
 
 
-def _no_builders(pool: Pool, pools: Mapping[str, Pool]) -> tuple[str, str] | None:
-    """Why nothing can be installed for the pool's tasks, and the remedy."""
+def no_builders(pool: Pool, pools: Mapping[str, Pool]) -> tuple[str, str] | None:
+    """Why nothing can be installed for tasks of the pool, and the remedy; None when it can."""
     if not pool.layers:
         return f"pool {pool.name} installs no packages", "its mayfly_layers can name a pool that does"
     builders = pools.get(pool.layers)

@@ -105,9 +105,15 @@ async def _order(house: House, pool: Pool, recipe: Recipe, tasks: Sequence[TaskR
     return f"layer {key[:12]} for {_named(tasks)} {state}"
 
 
-def _facts(image: ImageVersion) -> dict[str, str | int]:
+def _facts(image: ImageVersion) -> dict[str, object]:
     """What tells this version of an image from every other, of whatever cloud."""
-    return {"name": image.template_name, "template": image.template_id, "created": image.created}
+    return {
+        "name": image.template_name,
+        "template": image.template_id,
+        "created": image.created,
+        "recipe": image.recipe,
+        "disk": image.disk_sha256,
+    }
 
 
 def _named(tasks: Sequence[TaskRow]) -> str:

@@ -27,7 +27,7 @@ pools:
         - {when: "* 19-23 * * *", min_ready: 0}
         - {when: "* * * * sat,sun", min_ready: 1}
         - {when: "* * 31 2 *", time_zone: UTC}
-    other: {mayfly_image: debian-13, mayfly_placement: pack}
+    other: {mayfly_image: debian-13, mayfly_placement: pack, mayfly_layers: small}
 """
 
 
@@ -181,7 +181,13 @@ def test_a_reason_that_cannot_be_shown(first: Mayfly) -> None:
 def test_check_says_what_is_worth_knowing(first: Mayfly) -> None:
     night, weekend = "period 1 (* 19-23 * * *, UTC)", "period 2 (* * * * sat,sun, UTC)"
     assert first("pool", "check", "--json").json() == [
-        {"pool": "other", "remarks": []},
+        {
+            "pool": "other",
+            "remarks": [
+                "its tasks can bring no packages: the seal of pool small is sealed, so that it reaches no index "
+                "(its mayfly_seals must begin with open)"
+            ],
+        },
         {
             "pool": "small",
             "remarks": [

@@ -15,6 +15,7 @@ from orchestrator.domain.pool import Pool
 from orchestrator.domain.seal import Network, Seal
 from orchestrator.domain.task import InputSpec, Packages, TaskSpec, TaskState
 from orchestrator.localcloud.hypervisors import ssh_scenario
+from orchestrator.reports.text import lines
 from orchestrator.runner.loop import claim, work_on
 from orchestrator.runner.tools import Tools
 from orchestrator.scheduler.layers import Layers, advance
@@ -75,6 +76,8 @@ async def test_packages_are_installed_once_for_all_that_bring_the_same(
         assert house.guests.asked(task) == ["arm", "stage-in", "stage-in", "mount-layer", "start"]
         layer = await house.store.layers.of_task(task.id)
         assert layer is not None and layer.task_id == builder.id and layer.resolved == ("six==1.16.0",)
+        text = list(lines(await house.report(task)))
+        assert f"packages  six==1.16.0; layer {layer.key[:12]}, built by task {builder.id}" in text
 
     third = await bring(house, "six")
     await advance(tools)

@@ -30,8 +30,9 @@ LAYER = WORK / "layer"
 DEBIAN = LAYER / "debian"
 MERGED = ("bin", "lib", "lib32", "lib64", "libx32", "sbin")
 """Folders of / that are links into /usr."""
-AUTHORITIES = WORK / "authorities.pem"
-SYSTEMS_AUTHORITIES = Path("/etc/ssl/certs/ca-certificates.crt")
+AUTHORITIES, AUTHORITIES_FILE = WORK / "authorities", WORK / "authorities.pem"
+SYSTEMS_AUTHORITIES = Path("/etc/ssl/certs")
+CERTIFICATE = re.compile(r"-----BEGIN CERTIFICATE-----.*?-----END CERTIFICATE-----", re.DOTALL)
 DPKG_STATUS = "/var/lib/dpkg/status"
 KEPT_LINES = 200
 LONGEST_REASON = 1500
@@ -55,9 +56,25 @@ def main() -> None:
 
 
 def trust(further: str) -> None:
-    """The system's authorities, and those that the site names, in one file."""
-    system = SYSTEMS_AUTHORITIES.read_text() if SYSTEMS_AUTHORITIES.exists() else ""
-    AUTHORITIES.write_text(f"{system}\n{further}")
+    """The system's authorities, and those that the site names: as a folder of links by their hashes, of which OpenSSL
+    reads the one that it needs (to read all takes seconds in an emulated machine, and then an index has hung up); and
+    in one file, as apt wants them."""
+    system = SYSTEMS_AUTHORITIES / "ca-certificates.crt"
+    known = system.read_text() if system.exists() else ""
+    new = [each for each in CERTIFICATE.findall(further) if each not in known]
+    AUTHORITIES.mkdir()
+    for number, each in enumerate(new):
+        (AUTHORITIES / f"site-{number}.pem").write_text(each + "\n")
+    if new:
+        run(["openssl", "rehash", str(AUTHORITIES)], "openssl")
+    taken = {path.name for path in AUTHORITIES.iterdir()}
+    for path in SYSTEMS_AUTHORITIES.glob("*.[0-9]"):
+        name, number = path.stem, 0
+        while f"{name}.{number}" in taken:
+            number += 1
+        (AUTHORITIES / f"{name}.{number}").symlink_to(path)
+        taken.add(f"{name}.{number}")
+    AUTHORITIES_FILE.write_text("\n".join([known, *new]) + "\n")
 
 
 def install_python(request: dict[str, Any]) -> list[dict[str, str]]:
@@ -68,7 +85,7 @@ def install_python(request: dict[str, Any]) -> list[dict[str, str]]:
         sys.executable, "-m", "pip", "install", "--user", "--ignore-installed", "--break-system-packages",
         "--no-compile", "--no-input", "--no-cache-dir", "--no-color", "--no-warn-script-location",
         "--disable-pip-version-check",
-        "--progress-bar=off", "--retries=3", "--timeout=60", f"--cert={AUTHORITIES}", f"--report={report}",
+        "--progress-bar=off", "--retries=5", "--timeout=60", f"--cert={AUTHORITIES}", f"--report={report}",
     ]  # fmt: skip
     for option in ("index_url", "proxy"):
         if request[option]:
@@ -107,7 +124,7 @@ def install_debian(request: dict[str, Any]) -> list[dict[str, str]]:
     options = {
         "Dir::State": state, "Dir::State::status": DPKG_STATUS, "Dir::Cache": cache,
         "Debug::NoLocking": "1", "APT::Install-Recommends": "0", "Acquire::Languages": "none", "Acquire::Retries": "3",
-        "Acquire::https::CaInfo": AUTHORITIES,
+        "Acquire::https::CaInfo": AUTHORITIES_FILE,
     }  # fmt: skip
     if request["proxy"]:
         options |= {"Acquire::http::Proxy": request["proxy"], "Acquire::https::Proxy": request["proxy"]}
