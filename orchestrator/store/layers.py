@@ -22,6 +22,8 @@ from orchestrator.store.tasks import Tasks
 from orchestrator.store.views import Row, TaskRow
 
 _TRIES = 5
+_AT_ONCE = 1000
+"""Of tasks in one statement. SQLite takes 32,766: https://www.sqlite.org/limits.html#max_variable_number"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +125,8 @@ class Layers(Room):
                 return False
             data = {"key": key, "blob": blob}
             await write_event(connection, EventKind.LAYER_READY, now=now, task_id=builder, data=data)
-            await _admit(connection, await _waiting(connection, key), now=now)
+            for ids in await _waiting(connection, key):
+                await _admit(connection, ids, now=now)
         self._bell.ring()
         return True
 
@@ -136,12 +139,13 @@ class Layers(Room):
                 return ()
             if await _state(connection, layer.task_id) is not TaskState.FINISHED:
                 return ()
-            ids = await _waiting(connection, key)
-            await give_up(connection, ids, Reason.LAYER_FAILED, message, now=now)
+            waiting = await _waiting(connection, key)
+            for ids in waiting:
+                await give_up(connection, ids, Reason.LAYER_FAILED, message, now=now)
             await connection.execute(delete(LAYERS).where(LAYERS.c.key == key))
             data = {"key": key, "message": message}
             await write_event(connection, EventKind.LAYER_REFUSED, now=now, task_id=layer.task_id, data=data)
-            return ids
+            return tuple(each for ids in waiting for each in ids)
 
     async def _rows(self, query: Select[*tuple[object, ...]]) -> tuple[LayerRow, ...]:
         async with self._database.reading() as connection:
@@ -192,10 +196,11 @@ async def _lay(connection: AsyncConnection, layer: LayerRow, for_tasks: Collecti
         await _admit(connection, ids, now=now)
 
 
-async def _waiting(connection: AsyncConnection, key: str) -> tuple[str, ...]:
-    """The tasks that wait with this layer, locked in their order."""
+async def _waiting(connection: AsyncConnection, key: str) -> list[Sequence[str]]:
+    """The tasks that wait with this layer, locked in their order, as many together as a statement takes."""
     found = select(TASKS.c.id).where(PENDING, TASKS.c.layer == key).order_by(TASKS.c.id)
-    return tuple((await connection.execute(found.with_for_update(key_share=True))).scalars())
+    ids = (await connection.execute(found.with_for_update(key_share=True))).scalars().all()
+    return [ids[first : first + _AT_ONCE] for first in range(0, len(ids), _AT_ONCE)]
 
 
 async def _admit(connection: AsyncConnection, ids: Collection[str], *, now: datetime) -> None:

@@ -11,25 +11,16 @@ from typing import Any, LiteralString
 
 import psycopg
 import pytest
-from sqlalchemy import event, text
+from sqlalchemy import event
 
 from orchestrator.domain.outcome import Reason
 from orchestrator.domain.task import Entrypoint, Packages, TaskSpec, TaskState, Terms
 from orchestrator.store import Finished, Store
-from orchestrator.store.schema import TASKS
+from tests.conformance.filling import fill
 from tests.conformance.queueing import T0, at, retried, runner, spec, submit, take, take_one
 
 FEW, MANY = 100, 20_000
 LATER = Terms(not_before=T0 + timedelta(days=99))
-COPIES = """
-WITH RECURSIVE numbers(n) AS (SELECT {first} UNION ALL SELECT n + 1 FROM numbers WHERE n + 1 < {last})
-INSERT INTO tasks ({columns}) SELECT {values} FROM tasks, numbers WHERE tasks.id = '{like}'
-"""
-WAITS = """
-INSERT INTO dependencies (task_id, on_task_id)
-SELECT id, '{on}' FROM tasks WHERE id LIKE 'copy%' AND NOT EXISTS (SELECT 1 FROM dependencies WHERE task_id = id)
-"""
-
 
 READ = """
 SELECT (SELECT coalesce(sum(seq_tup_read), 0) FROM pg_stat_user_tables)
@@ -90,20 +81,6 @@ class Costs:
 async def _number(connection: psycopg.AsyncConnection[Any], query: LiteralString) -> int:
     [number] = await (await connection.execute(query)).fetchone() or [0]
     return int(number)
-
-
-async def fill(store: Store, like: str, first: int, last: int, on: str | None = None) -> None:
-    """Copies of a task, as if they had been submitted one by one."""
-    postgresql = store._database.is_postgresql
-    number = "lpad(n::text, 8, '0')" if postgresql else "substr('0000000' || n, -8)"
-    row = {column.name: f"tasks.{column.name}" for column in TASKS.c} | {"id": f"'copy' || {number}"}
-    async with store._database.writing() as connection:
-        words = {"first": first, "last": last, "like": like}
-        await connection.execute(text(COPIES.format(columns=", ".join(row), values=", ".join(row.values()), **words)))
-        if on is not None:
-            await connection.execute(text(WAITS.format(on=on)))
-        if postgresql:  # which does so by itself; nobody does on SQLite
-            await connection.execute(text("ANALYZE"))
 
 
 async def grows(store: Store, like: str, ask: Callable[[], Awaitable[object]], on: str | None = None) -> None:

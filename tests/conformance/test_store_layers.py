@@ -11,6 +11,7 @@ from orchestrator.domain.errors import InvalidTask, NotPossible
 from orchestrator.domain.outcome import Reason
 from orchestrator.domain.task import Entrypoint, Packages, TaskSpec, TaskState, Terms
 from orchestrator.store import BUILDERS, Finished, LayerRow, Store, TaskRow
+from tests.conformance.filling import fill
 from tests.conformance.queueing import DAY, T0, at, kinds, retried, runner, spec, submit, take_one
 
 BUILDER = TaskSpec(pool="builds", command=(), entrypoint=Entrypoint.LAYER, outputs=("layer.squashfs",))
@@ -146,6 +147,24 @@ async def test_a_builder_that_failed_is_replaced_by_the_next_order_and_not_befor
     await end(store, layer.task_id, now=40)
     await store.layers.ready("k", "blob", [], now=at(41))
     assert (await store.tasks.get(second.id)).admitted_at == at(41)
+
+
+@pytest.mark.parametrize("useful", [True, False])
+async def test_many_may_wait_for_a_layer(store: Store, useful: bool) -> None:
+    """More than are named by one statement: they are written a thousand at a time."""
+    task = await submit(store, bringing(), now=T0)
+    layer = await order(store, task)
+    await end(store, layer.task_id)
+    await fill(store, task.id, 0, 2_500)
+    if useful:
+        assert await store.layers.ready("k", "blob", [], now=at(22))
+        assert await store.tasks.waiting(["small"], up_to=9_999) == {"small": 2_501}
+    else:
+        assert len(await store.layers.refuse("k", "no", now=at(22))) == 2_501
+        assert await store.tasks.counts() == {
+            ("small", TaskState.FAILED): 2_501,
+            ("builds", TaskState.FINISHED): 1,
+        }
 
 
 async def test_what_cannot_be_used_fails_those_who_wait_and_is_built_again(store: Store) -> None:
