@@ -18,6 +18,7 @@ def complaints(seal: Seal, view: OutsideView, *, ssh_port: int = SSH) -> tuple[s
     least one security group on it; no outbound rule in any group; and inbound only TCP, to SSH or `ssh_port`. What no
     rule allows, OpenNebula's security groups refuse.
 
+    >>> from datetime import UTC, datetime
     >>> complaints(Seal("sealed", 1), OutsideView((), (), datetime.now(UTC)))
     ('it has 0 NICs, and not one',)
     """
