@@ -79,6 +79,10 @@ def problems(spec: TaskSpec, pools: Mapping[str, Pool]) -> Iterator[InvalidTask]
     """All that is wrong with the packages of `spec`, whose pool is one of `pools`."""
     if spec.entrypoint is Entrypoint.LAYER:
         yield InvalidTask("entrypoint", "layer is for Mayfly's own builders", "give --requirements to another task")
+    elif served := sorted(name for name, pool in pools.items() if pool.layers == spec.pool != name):
+        # its machines have a way out, and no data belongs into them
+        why = f"pool {spec.pool} installs packages for {', '.join(served)}, and runs nothing else"
+        yield InvalidTask("pool", why, "give the task to another pool")
     packages, pool = spec.packages, pools[spec.pool]
     if not packages:
         return

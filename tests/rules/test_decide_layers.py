@@ -94,6 +94,16 @@ def test_a_builder_is_nobodys_to_submit() -> None:
     assert problem.startswith("entrypoint: layer is for Mayfly's own builders")
 
 
+def test_a_pool_that_installs_packages_for_others_takes_no_task_of_anybody() -> None:
+    """Its machines have a way out: whoever gave one data, by mistake or not, would have let it out."""
+    [problem] = told(spec(pool="builders"))
+    assert (
+        problem
+        == "pool: pool builders installs packages for small, and runs nothing else (give the task to another pool)"
+    )
+    assert told(spec(pool="builders"), {"builders": replace(BUILDERS, layers="builders")}) == []
+
+
 def test_a_submission_is_checked_for_its_packages() -> None:
     assert [str(each) for each in all_problems(spec("-r x"), POOLS)] == told(spec("-r x")) != []
 
