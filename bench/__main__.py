@@ -5,18 +5,19 @@ from __future__ import annotations
 import signal
 import sys
 
-from bench import aims, overhead, transfers
+from bench import aims, overhead, parse, transfers
 from bench.queue import run as queue
 from bench.scale import run as scale
 
 MEASUREMENTS = {
     "aims": aims.main,
     "main_job": overhead.main,
+    "parse": parse.main,
     "queue": queue.main,
     "scale": scale.main,
     "transfers": transfers.main,
 }
-ALL = ("aims", "main_job", "queue", "scale")  # transfers are among the aims
+ALL = ("aims", "main_job", "parse", "queue", "scale")  # transfers are among the aims
 
 
 def main() -> None:

@@ -74,6 +74,26 @@ def named(call: Call) -> Name | None:
     return None if place is None else _name(split(call.arguments), place)
 
 
+def opened_plainly(call: Call) -> tuple[Deed | None, str]:
+    """What was done to which file by a call that opened it, where that is one thing alone and strace tells its true
+    name (-y), or the name is absolute: the same for whoever does it. (None, "") otherwise."""
+    arguments, said = call.arguments, call.opened
+    end = arguments.rfind(b'"')
+    flags = arguments[end + 1 :]
+    if b"O_RDWR" in flags or b"O_PATH" in flags or b"O_DIRECTORY" in flags or b"\\" in said or b"\\" in arguments:
+        return None, ""
+    if said[:2] == b"</" and said[-1:] == b">":
+        path = said[1:-1]
+    else:
+        path = arguments[arguments.find(b'"') + 1 : end]
+        if said or path[:1] != b"/" or b"/." in path or b"//" in path or path[-1:] == b"/":
+            return None, ""
+    writes = b"O_WRONLY" in flags
+    if not writes and (b"O_CREAT" in flags or b"O_TRUNC" in flags):
+        return None, ""
+    return Deed.WRITTEN if writes else Deed.READ, path.decode(errors="backslashreplace")
+
+
 def uses(call: Call) -> tuple[Use, ...]:
     """What a call that succeeded did to files."""
     parts = split(call.arguments)

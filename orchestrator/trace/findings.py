@@ -12,12 +12,12 @@ from dataclasses import asdict
 from typing import Any
 
 from orchestrator.trace.arguments import readable, split, texts
-from orchestrator.trace.files import DEEDS, DENIED, EXECUTES, FOLDERS, Deed, Use, named, uses
-from orchestrator.trace.known import FileClass, Known, Placed
+from orchestrator.trace.files import DEEDS, DENIED, EXECUTES, FOLDERS, Deed, Use, named, opened_plainly, uses
+from orchestrator.trace.known import FileClass, Known, Placed, known_apart
 from orchestrator.trace.listing import MAX_KEPT_PATH, MAX_LISTED, MAX_TEXT, Entry, Listing
 from orchestrator.trace.network import TRIES, Attempt, attempts
 from orchestrator.trace.parse import OTHER, Call, Ended, Parser, Signaled
-from orchestrator.trace.processes import Place, Process, Processes
+from orchestrator.trace.processes import Process, Processes
 from orchestrator.trace.programs import Programs
 from orchestrator.trace.timeline import Timeline
 
@@ -34,8 +34,6 @@ that set a seccomp filter."""
 _FORKS = frozenset({"clone", "clone3", "fork", "vfork"})
 KEPT_USES = 8192
 _KEPT_TEXT = 512
-_NOWHERE = Place(None)
-_NOTHING: Listing[str] = Listing(0)
 
 
 class Finder:
@@ -47,7 +45,9 @@ class Finder:
         self._processes = Processes(self._known.cwd)
         self._programs = Programs(self._known)
         self._timeline = Timeline()
-        self._files: dict[tuple[FileClass, Deed], Listing[str]] = {}
+        self._files: dict[tuple[FileClass, Deed], Listing[str]] = {
+            (file_class, deed): Listing() for file_class in FileClass for deed in Deed
+        }
         self._renamed: Listing[tuple[str, str]] = Listing()
         self._denied: Listing[tuple[str, str, str]] = Listing()
         self._network: Listing[Attempt] = Listing()
@@ -77,20 +77,16 @@ class Finder:
         return name in DEEDS or name in EXECUTES or name in FOLDERS or name in _FORKS
 
     def _counter(self, call: Call) -> list[int] | None:
-        """A file that is opened only to read it, by an absolute name, means the same whoever does it."""
+        """What is opened for one thing, and by a name that is the same wherever it is said, means the same whoever does
+        it: by far the most of what is recorded."""
         if call.name == "prctl":
             return self._seccomp if call.arguments.startswith(b"PR_SET_SECCOMP") else None
-        if call.name not in ("open", "openat") or not call.succeeded:
+        if call.error or call.name not in ("openat", "open"):
             return None
-        found = self._of(call)
-        if (
-            len(found) != 1
-            or found[0].deed is not Deed.READ
-            or found[0].listing
-            or not found[0].name.path.startswith("/")
-        ):
+        deed, path = opened_plainly(call)
+        if deed is None or not (call.opened or known_apart(path)):  # what is in a folder may be named by its descriptor
             return None
-        return self._file(Deed.READ, _NOWHERE.resolve(found[0].name.path, None), by=call.name)
+        return self._file(deed, path, by=call.name)
 
     # -- what is told by it
 
@@ -131,16 +127,6 @@ class Finder:
     def _use(self, process: Process, call: Call) -> None:
         if not call.succeeded:
             return
-        for use in self._of(call):
-            path = process.place.resolve(use.name.path, use.name.at)
-            if use.to is not None:
-                self._rename(path, process.place.resolve(use.to.path, use.to.at))
-            elif not use.listing:
-                self._file(use.deed, path)[0] += 1
-            if use.deed is Deed.READ and call.result.isdigit():
-                process.place.opened(int(call.result), path)
-
-    def _of(self, call: Call) -> tuple[Use, ...]:
         done = self._uses.get(call)
         if done is None:
             done = uses(call)
@@ -148,7 +134,14 @@ class Finder:
                 if len(self._uses) >= KEPT_USES:
                     self._uses.clear()
                 self._uses[call] = done
-        return done
+        for use in done:
+            path = process.place.resolve(use.name.path, use.name.at)
+            if use.to is not None:
+                self._rename(path, process.place.resolve(use.to.path, use.to.at))
+            elif not use.listing:
+                self._file(use.deed, path)[0] += 1
+            if use.deed is Deed.READ and call.result.isdigit():
+                process.place.opened(int(call.result), path)
 
     def _rename(self, old: str, new: str) -> None:
         was, becomes = (self._known.place(path, there=False) for path in (old, new))
@@ -161,12 +154,14 @@ class Finder:
 
     def _file(self, deed: Deed, path: str, by: str = "") -> list[int]:
         """The counter of a deed to a file."""
-        placed = self._known.place(path, there=deed is Deed.READ)
-        if placed.given and deed is Deed.READ:
+        there = deed is Deed.READ
+        if known_apart(path):  # one of many, and nothing else is to be known of it but whether it has been listed
+            listing = self._files[FileClass.SYSTEM, deed]
+            return listing.counter(path[:MAX_KEPT_PATH], lambda: _names(path, self._known.place(path, there=there)), by)
+        placed = self._known.place(path, there=there)
+        if placed.given and there:
             self._read.add(path)
-        listing = self._files.get((placed.file_class, deed))
-        if listing is None:
-            listing = self._files[placed.file_class, deed] = Listing()
+        listing = self._files[placed.file_class, deed]
         return listing.counter(path[:MAX_KEPT_PATH], lambda: _names(path, placed), by)
 
     def _execute(self, process: Process, at: float, call: Call) -> None:
@@ -233,8 +228,7 @@ class Finder:
             },
             "programs": {**programs, "processes": self._processes.seen},
             "files": {
-                each.value: {deed.value: self._files.get((each, deed), _NOTHING).listed() for deed in Deed}
-                for each in FileClass
+                each.value: {deed.value: self._files[each, deed].listed() for deed in Deed} for each in FileClass
             },
             "renamed": self._renamed.listed(),
             "inputs": self._inputs(),

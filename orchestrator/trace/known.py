@@ -113,6 +113,11 @@ class Known:
         return self.place(posixpath.normpath(word), there=False).shown
 
 
+def known_apart(path: str) -> bool:
+    """It is of the machine's system, whatever the task was given."""
+    return path.startswith("/") and not path.startswith(_OURS)
+
+
 def _below(path: str, root: str) -> bool:
     return path.startswith(root) and (len(path) == len(root) or path[len(root)] == "/")
 

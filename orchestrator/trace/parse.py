@@ -47,7 +47,7 @@ _REMARK = re.compile(rb"\[ Process PID=\d+ runs in [\w ]+ mode\. \]")
 _FORKS = (b"clone(", b"clone3(", b"fork(", b"vfork(")
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(slots=True, eq=False)
 class Call:
     """One system call: `arguments` as strace wrote them; `result` its number, or "?" when it did not return; `opened`
     what strace says of a descriptor that it returned (`-y`), in angle brackets; `error` the name of the errno, "" for
@@ -160,7 +160,8 @@ class Parser:
         for pid, tenth, micros, text in found:
             told = known(text)
             if told is None:
-                if (call := whole(text)) is not None and len(text) <= MAX_TEXT:
+                call = None if text[:1] == b"<" or text.endswith(_UNFINISHED) else whole(text)
+                if call is not None and len(text) <= MAX_TEXT:
                     told = self._learn(text, call)
                 elif (event := self._partial(pid, tenth, micros, text)) is not None:
                     yield event
