@@ -29,7 +29,8 @@ pools:
 def command_line(house: House, *, lease_seconds: float = 60.0, **variables: object) -> Mayfly:
     """The command line on this house, with its pools and its cloud. `variables`: more of the pool's."""
     inventory = house.settings.home / "pools.yml"
-    inventory.write_text(INVENTORY + "".join(f"      mayfly_{name}: {value}\n" for name, value in variables.items()))
+    said = {"disclosure": "open", **variables}
+    inventory.write_text(INVENTORY + "".join(f"      mayfly_{name}: {value}\n" for name, value in said.items()))
     return Mayfly(
         {
             "MAYFLY_HOME": str(house.settings.home),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import hashlib
 from pathlib import Path
@@ -17,7 +18,8 @@ from orchestrator.receipts.verifying import verify
 from orchestrator.runner.tools import Tools
 from orchestrator.scheduler.receipts import Receipts
 from orchestrator.store import TaskRow
-from tests.journeys.house import House
+from tests.journeys.house import POOL, House
+from tests.journeys.processes import command_line
 
 
 @pytest.fixture
@@ -137,3 +139,28 @@ async def test_an_input_that_was_replaced_in_the_store_does_not_go_in(
     assert house.log(task, "stdout") == b""
     receipt = receipt_of(house, task, keys)
     assert receipt.outcome is None and receipt.end is not None and receipt.end.state == "FAILED"
+
+
+async def test_a_run_in_a_reviewed_pool_shows_how_much_there_is_and_nothing_of_it(house: House, tmp_path: Path) -> None:
+    await house.store.runners.leave(house.tools.runner_id, now=house.now())
+    mayfly = command_line(house, disclosure="review")
+    words = (
+        "run",
+        "-p",
+        POOL.name,
+        "-o",
+        "*",
+        "-d",
+        tmp_path / "out",
+        "--",
+        "sh",
+        "-c",
+        "echo secret; echo more > table; exit 7",
+    )
+    done = await asyncio.to_thread(mayfly, *words)
+    assert (done.exit_code, done.stdout) == (7, ""), done.stderr
+    assert "withheld until somebody releases it: stdout has 7 B in 1 lines" in done.stderr
+    assert "secret" not in done.stderr and not (tmp_path / "out").exists()
+    [task] = await house.store.tasks.list()
+    assert (await house.store.attempts.get(task.id, 1)).receipt_sha256 is not None  # type: ignore[union-attr]
+    assert Keys(house.settings.home / "keys" / "receipts").exist()
