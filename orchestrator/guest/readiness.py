@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import dataclass
 
@@ -64,6 +65,8 @@ def read_facts(reply: Reply) -> Facts:
         clock = float(told["clock"][0]) - time.time()
         uptime = float(told["uptime"][0])
         memory = int(told.get("memory_kib", ["0"])[0]) * 1024
+        if not (math.isfinite(clock) and math.isfinite(uptime)):
+            raise ValueError("a time that is none")
     except (KeyError, ValueError) as error:
         raise StepFailed(f"the guest's facts cannot be read: {error}") from error
     return Facts(

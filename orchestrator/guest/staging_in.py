@@ -21,7 +21,7 @@ from orchestrator.domain.errors import StagingFailed, Unstageable
 from orchestrator.guest import input_frames as frames
 from orchestrator.guest.errors import printable
 from orchestrator.guest.input_frames import CHUNK, SMALL, InputEntry, staged_mode
-from orchestrator.guest.wire import LOST, MAX_STDERR, Process, ended, tail
+from orchestrator.guest.wire import LOST, MAX_STDERR, Process, ended, held_up, tail
 
 __all__ = ["InputEntry", "Progress", "Sending", "check_tree", "staged_mode"]
 
@@ -41,6 +41,7 @@ _IN_FLIGHT = 4 * 2**20
 """Bytes that SSH's window and the sockets take before anything has arrived."""
 
 _MAX_ANSWER = 8192
+_LOOK_SECONDS = 0.05
 
 
 def check_tree(entries: Sequence[InputEntry]) -> None:
@@ -251,6 +252,8 @@ class _Try:
             async with asyncio.timeout(STALLED_SECONDS):
                 self._process.stdin.write(data)
                 await self._process.stdin.drain()
+                while held_up(self._process):  # noqa: ASYNC110 - nothing tells when that ends
+                    await asyncio.sleep(_LOOK_SECONDS)
         except TimeoutError as error:
             raise StagingFailed(f"the guest took no input for {STALLED_SECONDS:g} s") from error
         self._waited += asyncio.get_running_loop().time() - began

@@ -35,6 +35,7 @@ MAX_STDERR = 8192
 MAX_REQUEST = 120_000
 """Bytes. Linux takes no single argument over 128 KiB, and the guest's login shell gets the request as one."""
 
+_HELD_PACKETS = 512
 _PACKAGE = f"{__package__}.scripts."
 _IMPORT = re.compile(rf"^ *from {re.escape(_PACKAGE)}(\w+) import ", re.MULTILINE)
 
@@ -51,6 +52,12 @@ class BoundedProcess(asyncssh.SSHClientProcess[bytes]):
 
     def _maybe_resume_reading(self) -> bool:
         return not self._recv_buf_len and super()._maybe_resume_reading()
+
+
+def held_up(process: Process) -> bool:
+    """Whether much that was written (16 MiB, in packets of 32 KiB) waits for the end of a key exchange: asyncssh (2.24)
+    takes any amount meanwhile, and a far side may begin one and never end it."""
+    return len(getattr(process.channel.get_connection(), "_deferred_packets", ())) > _HELD_PACKETS
 
 
 @dataclass(frozen=True, slots=True)

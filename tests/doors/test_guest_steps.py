@@ -38,6 +38,8 @@ async def test_a_slow_answer_is_an_answer() -> None:
     [
         (says(b""), "facts cannot be read"),
         (says(b"clock=now\nuptime=1\n"), "facts cannot be read"),
+        (says(FACTS.replace(b"3.5", b"inf")), "a time that is none"),
+        (says(FACTS.replace(b"clock=0", b"clock=nan")), "a time that is none"),
         (says(FACTS, 1, b"no \x1b[31m memory\n"), r"status 1\): no \\x1b\[31m memory"),
         (floods, "wrote more than 1048576 bytes"),
     ],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -43,6 +44,14 @@ class Attack:
     input_bytes: int = 8000
     notes: str = ""
     """A pattern found in one of the task's notes."""
+    also: tuple[tuple[TaskState, Reason | None], ...] = ()
+    """Other ends that are as true: a race decides which it is."""
+
+    def that_ended(self, state: TaskState, reason: Reason | None) -> Attack:
+        """The same, which must end so if that is one of its ends."""
+        if (state, reason) not in self.also:
+            return self
+        return dataclasses.replace(self, state=state, reason=reason, says="", kept=())
 
 
 @dataclass(frozen=True)
@@ -74,7 +83,7 @@ class Told:
             found.append(f"{self.message!r} does not say {attack.says!r}")
         if attack.notes and not any(re.search(attack.notes, note) for note in self.notes):
             found.append(f"none of {self.notes} says {attack.notes!r}")
-        if self.kept != attack.kept:
+        if self.kept != attack.kept and (attack.state, attack.reason) not in attack.also:
             found.append(f"the outputs that came out are {self.kept}, not {attack.kept}")
         found += [f"{what}: {how}" for what, how in self.tried.items() if how == SUCCEEDED]
         if self.beside:

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from functools import partial
 
 import paramiko
-from paramiko.common import cMSG_CHANNEL_WINDOW_ADJUST, cMSG_GLOBAL_REQUEST
+from paramiko.common import cMSG_CHANNEL_WINDOW_ADJUST, cMSG_GLOBAL_REQUEST, cMSG_IGNORE, cMSG_KEXINIT
 
 from tests.misbehaving_ssh import Channel, Meets, MisbehavingServer, frame
 
@@ -250,14 +250,41 @@ def questions(far: Far) -> Iterator[bytes]:
         yield b""
 
 
-def wide_open(far: Far) -> None:
-    """A window of 4 GiB for the inputs, of which nothing is read."""
+def window(far: Far) -> paramiko.Message:
+    """The words for a window of 4 GiB."""
     opened = paramiko.Message()
     opened.add_byte(cMSG_CHANNEL_WINDOW_ADJUST)
     opened.add_int(far.channel.remote_chanid)
     opened.add_int((1 << 32) - (1 << 24))
-    deaf(far)._send_message(opened)
+    return opened
+
+
+def wide_open(far: Far) -> None:
+    """A window of 4 GiB for the inputs, of which nothing is read."""
+    deaf(far)._send_message(window(far))
     threading.Event().wait()
+
+
+def exchanging(far: Far) -> None:
+    """The same, and a key exchange that is begun and never ended; what must not be said meanwhile is said now and
+    then."""
+    transport = deaf(far)
+    transport._send_message(window(far))
+    begun = paramiko.Message()
+    begun.add_byte(cMSG_KEXINIT)
+    begun.add_bytes(os.urandom(16))
+    offered = ("curve25519-sha256", "ssh-ed25519", *["aes128-ctr"] * 2, *["hmac-sha2-256"] * 2, *["none"] * 2, "", "")
+    for each in offered:
+        begun.add_string(each)
+    begun.add_boolean(False)
+    begun.add_int(0)
+    transport._send_message(begun)
+    while True:
+        time.sleep(1)
+        still = paramiko.Message()
+        still.add_byte(cMSG_IGNORE)
+        still.add_string("still here")
+        transport._send_message(still)
 
 
 def _numbered(count: int) -> Iterator[bytes]:
@@ -290,10 +317,11 @@ SCRIPTS: dict[str, Script] = {
     "complaints without end": Script(arm=to_stderr),
     "an answer of 4 GiB": Script(arm=says(b"i\xff\xff\xff\xff")),
     "facts that are no facts": Script(arm=with_facts(disk=b"9" * 5000 + b":1")),
-    "facts beyond all numbers": Script(arm=with_facts(uptime=b"inf", clock=b"nan", memory_kib=b"9" * 4000)),
+    "facts beyond all numbers": Script(arm=with_facts(uptime=b"inf", clock=b"nan")),
     "facts with terminal escapes": Script(arm=with_facts(kernel=ESCAPES * 1000)),
     "inputs that are not taken": Script(stage_in=takes_nothing),
     "a window of 4 GiB, and nothing read": Script(stage_in=wide_open),
+    "a key exchange that never ends": Script(stage_in=exchanging),
     "inputs that are taken and never acknowledged": Script(stage_in=keeps_taking),
     "acknowledgements that nothing asked for": Script(stage_in=answers_without_end),
     "a start that is never confirmed": Script(start=nothing, follow=nothing),

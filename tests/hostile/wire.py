@@ -125,7 +125,12 @@ WIRE = (
     Attack(
         "facts that are no facts", "says that its disk has 10^5000 blocks", reason=STEP, says=r"facts cannot be read"
     ),
-    Attack("facts beyond all numbers", "says an uptime of inf, a clock of nan", reason=UNREACHABLE),
+    Attack(
+        "facts beyond all numbers",
+        "says an uptime of inf, a clock of nan",
+        reason=STEP,
+        says="facts cannot be read: a time that is none",
+    ),
     Attack(
         "facts with terminal escapes",
         "names its kernel in terminal escapes, 30 KiB of them",
@@ -135,10 +140,17 @@ WIRE = (
     Attack("inputs that are not taken", "reads none of the inputs", reason=STAGING),
     Attack(
         "a window of 4 GiB, and nothing read",
-        "grants a window of 4 GiB for 64 MiB of inputs, and reads nothing",
+        "grants a window of 4 GiB for 128 MiB of inputs, and reads nothing",
         reason=STAGING,
         says="inputs did not go in within",
-        input_bytes=64 * MIB,
+        input_bytes=128 * MIB,
+    ),
+    Attack(
+        "a key exchange that never ends",
+        "begins a key exchange while 128 MiB of inputs go in, and does not go on with it",
+        reason=STAGING,
+        says="took no input for",
+        input_bytes=128 * MIB,
     ),
     Attack(
         "inputs that are taken and never acknowledged",
@@ -253,6 +265,7 @@ WIRE = (
         "lists 1,200 files where 1,000 are taken",
         reason=STAGING,
         says=r"more than 1000 outputs",
+        kept=tuple(f"{number:07d}" for number in range(1000)),
     ),
     Attack(
         "a bomb of many files",
