@@ -14,6 +14,7 @@ from typing import Any, BinaryIO, Literal
 
 import paramiko
 
+from orchestrator.artifacts.members import Members
 from orchestrator.guest import Guest, KeyPair, Launch, OutputEntry, WholeOutput, connect, make_key
 from orchestrator.localcloud.hypervisors import MachineSpec, NicSpec
 from orchestrator.localcloud.hypervisors.ssh_guest import SimulatedGuest, start_guest
@@ -38,11 +39,19 @@ class MemorySink:
         self.data += data
 
 
+class TraceSink(MemorySink):
+    """What a real machine sends of a trace is compressed."""
+
+    @property
+    def text(self) -> bytes:
+        return Members().feed(self.data, 1 << 30)
+
+
 class Sinks:
     """The three of them, in the order of `follow`."""
 
     def __init__(self) -> None:
-        self.stdout, self.stderr, self.trace = MemorySink(), MemorySink(), MemorySink()
+        self.stdout, self.stderr, self.trace = MemorySink(), MemorySink(), TraceSink()
 
     def __iter__(self) -> Any:
         return iter((self.stdout, self.stderr, self.trace))

@@ -37,6 +37,7 @@ from orchestrator.guest.outputs import (
 from orchestrator.guest.readiness import Facts, read_facts
 from orchestrator.guest.seal import PROBE_WINDOW_SECONDS, Probe, probe_words, read_probes
 from orchestrator.guest.staging_in import InputEntry, Progress, Sending, check_tree
+from orchestrator.guest.tracing import Tracing, read_tracing
 from orchestrator.guest.way import VmGone, Way
 
 RECONNECT_SECONDS = 30.0
@@ -80,11 +81,13 @@ class Guest:
     """One machine. Every method may raise ConnectionLost, WrongHostKey, and StepFailed beside what it names.
 
     cut: the streams ("stdout", "stderr", "trace") that are not whole, known after `follow`: they are longer than the
-    launch allowed, the guest's disk was full, or strace was killed with what it traced.
+    launch allowed, the guest's disk was full, or strace was killed with what it traced. tracing: how the process was
+    traced, known then too.
     """
 
     def __init__(self, way: Way, connection: asyncssh.SSHClientConnection, reconnect_seconds: float) -> None:
         self.cut: tuple[str, ...] = ()
+        self.tracing = Tracing(lost="the machine has not said what became of it")
         self._way = way
         self._connection = connection
         self._reconnect_seconds = reconnect_seconds
@@ -263,15 +266,15 @@ class Guest:
 
         try:
             async with asyncio.timeout(within) as limit:
-                record = parse_record(
-                    await self._persist(follow_once, progress=lambda: stdout.offset + stderr.offset + trace.offset)
-                )
+                told = await self._persist(follow_once, progress=lambda: stdout.offset + stderr.offset + trace.offset)
         except TimeoutError as error:
             raise ConnectionLost(f"the guest did not say within {within:g} s that the process had ended") from error
         except NoProcess as gone:
             return Lost(str(gone)), Usage()
         except VmLost:
             return Lost("the VM went away while the process ran"), Usage()
+        record = parse_record(told)
+        self.tracing = read_tracing(told, fast_asked="--seccomp-bpf" in launch.trace)
         self.cut = tuple(name for name in ("stdout", "stderr", "trace") if name in record.get("cut", "").split())
         return outcome_of(record, launch), usage_of(record)
 

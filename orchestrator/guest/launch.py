@@ -19,8 +19,8 @@ RUN_DIRECTORY = "/run/mayfly-task"
 LOG_DIRECTORY = "/var/lib/mayfly-task"
 """Of root, mode 0700: the process cannot see into either."""
 
-TRACE_PATH = f"{LOG_DIRECTORY}/trace"
-"""Where strace must write, in the guest."""
+TRACE_PATH = f"{RUN_DIRECTORY}/trace"
+"""Where strace must write, in the guest: a pipe."""
 
 DEFAULT_ENVIRONMENT: Mapping[str, str] = {
     "HOME": "/task/tmp",
@@ -54,7 +54,8 @@ class Launch:
     output_bytes: of /task/out. scratch_bytes: of /task/tmp, /tmp and /var/tmp together. None: what the disk has.
     seal: what the process may reach and do.
     trace: the words in front of the command, from `orchestrator.trace.command`; they must write to TRACE_PATH.
-    max_log_bytes: of each of stdout, stderr and trace; what is over it stays in the guest.
+    max_log_bytes: of each of stdout and stderr, what is over it stays in the guest; of the trace, plain and as stored:
+    past it calls are only counted.
     token: says whose launch it is, so that one whose answer was lost can be repeated, and another can take it over by
     the same token: 1 to 128 of letters, digits, ".", "_" and "-".
     """
@@ -179,16 +180,18 @@ def start_message(launch: Launch) -> bytes:
 
 def _launcher(arming: Arming) -> str:
     """What the unit runs, as root: the tracer, around a shell of the user's that waits for one line, and then does what
-    it finds at its descriptor 4. These descriptors are all that it has of ours: their directory is closed to it. It has
-    no variables; LC_ALL and PATH are for strace. bash gives on some of its own, dash does not."""
+    it finds at its descriptor 4. These descriptors are all that it has of ours: their directory is closed to it. What
+    strace has to say does not go to the process's stderr. It has no variables; LC_ALL and PATH are for strace. bash
+    gives on some of its own, dash does not."""
     wait = (
-        "unset LC_ALL PATH PWD OLDPWD; echo >&5; exec 5>&-; read -r go <&3; exec 3<&-; . /dev/fd/4; exec 4<&-; "
+        "exec 2>&6 6>&-; unset LC_ALL PATH PWD OLDPWD; echo >&5; exec 5>&-; "
+        "read -r go <&3; exec 3<&-; . /dev/fd/4; exec 4<&-; "
         '[ -z "$BASH_VERSION" ] || set -- /usr/bin/env -u PWD -u OLDPWD -u SHLVL -u _ "$@"; exec "$@"'
     )
     return (
         f"echo $$ >{RUN_DIRECTORY}/pid\n"
         f"exec 3<>{RUN_DIRECTORY}/go 4<{RUN_DIRECTORY}/launch 5>{RUN_DIRECTORY}/ready\n"
-        f"exec >{RUN_DIRECTORY}/stdout 2>{RUN_DIRECTORY}/stderr\n"
+        f"exec >{RUN_DIRECTORY}/stdout 6>{RUN_DIRECTORY}/stderr 2>{RUN_DIRECTORY}/tracer\n"
         f'exec env -i LC_ALL=C PATH="$PATH" {shlex.join([*arming.trace, "/bin/sh", "-c", wait, "mayfly"])}\n'
     )
 

@@ -171,9 +171,10 @@ async def _follow(guest: Guest, progress: Progress) -> Outcome:
     async with _on_cancel(progress, lambda: guest.stop(progress.pool.kill_grace_seconds)):
         outcome, usage = await guest.follow(logs.stdout, logs.stderr, logs.trace)
     await progress.record_outcome(outcome, usage)
+    progress.learn({"trace": {"profile": progress.task.spec.trace, **guest.tracing.told()}})
     if guest.cut:
         progress.learn({"cut": list(guest.cut)})
-        await progress.write_down()
+    await progress.write_down()
     for name, stream in (("stdout", logs.stdout), ("stderr", logs.stderr), ("trace", logs.trace)):
         if name in guest.cut:
             await stream.mark_cut()

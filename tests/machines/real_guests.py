@@ -6,6 +6,8 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 
+import asyncssh
+
 from orchestrator.domain.task import TraceProfile
 from orchestrator.guest import TRACE_PATH, Guest, Launch, connect
 from orchestrator.trace.command import traced
@@ -40,6 +42,21 @@ async def reached(machine: Machine) -> AsyncIterator[Guest]:
         yield guest
     finally:
         await guest.close()
+
+
+async def as_root(machine: Machine, command: str) -> str:
+    """What a command of ours says there, beside the guest's own connection."""
+    connection = await asyncssh.connect(
+        machine.address,
+        machine.port,
+        username="root",
+        client_keys=[asyncssh.import_private_key(CLIENT.private)],
+        known_hosts=([asyncssh.import_public_key(HOST.public)], [], []),
+        config=None,
+        keepalive_interval=1,  # a machine that is reset says nothing by itself
+    )
+    async with connection:
+        return str((await connection.run(command, check=True)).stdout)
 
 
 def launch(*argv: str, **changes: object) -> Launch:

@@ -20,7 +20,7 @@ from tests.machines.real_guests import MIB, Boot, Machine, launch, reached
 
 def found(sinks: Sinks) -> Findings:
     finder = Finder()
-    finder.feed(sinks.trace.data)
+    finder.feed(sinks.trace.text)
     return finder.findings()
 
 
@@ -143,7 +143,7 @@ async def test_a_process_that_fills_the_disk_does_not_end_its_trace(boot: Boot) 
         assert (await guest.follow(*sinks))[0] == Exited(0)
     assert b"No space left on device" in sinks.stderr.data or "stderr" in guest.cut
     assert [program["argv"][0] for program in found(sinks)["programs"]["listed"]][-1] == "ls"
-    assert sinks.trace.data.endswith(b"+++ exited with 0 +++\n")
+    assert sinks.trace.text.endswith(b"+++ exited with 0 +++\n")
     assert "trace" not in guest.cut
 
 
@@ -159,7 +159,7 @@ async def test_a_stopped_process_keeps_its_partial_outputs_and_trace(boot: Boot)
         await guest.stage_out(await guest.list_outputs(), outputs, limit_bytes=MIB)
     assert outputs.files == {"part": b"1\n"}
     assert sinks.stdout.data == b"partial\n"
-    assert b"+++ killed by SIGTERM +++" in sinks.trace.data
+    assert b"+++ killed by SIGTERM +++" in sinks.trace.text
 
 
 async def test_a_cut_connection_neither_ends_the_process_nor_loses_a_byte(boot: Boot) -> None:

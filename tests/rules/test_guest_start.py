@@ -24,7 +24,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 def start(token: bytes = b"task.1") -> str:
-    return program.start(token, 60.0, 5.0, b"1000", b"10", b"exec true\n")
+    return program.start(token, 60.0, 5.0, b"1000", b"10", 1000, b"exec true\n")
 
 
 def waiting(pipe: Path) -> bytes:

@@ -15,7 +15,7 @@ Reads "ping", answered by the frame a "pong"; or "start LENGTH", which LENGTH by
 time-out, grace, bytes of memory, tasks, bytes of each stream to send, the text to run. That is answered as `start` says
 and what follows is the attendant's, see `attend`. When its input ends, it ends; the unit stays armed.
 """
-# ruff: noqa: PTH101, PTH103, PTH108, PTH110, PTH116, PTH208
+# ruff: noqa: PTH101, PTH103, PTH108, PTH110, PTH208
 
 from __future__ import annotations
 
@@ -33,6 +33,7 @@ from orchestrator.guest.scripts.place import LAYER, LOGS, RUN, UNIT, read_file, 
 from orchestrator.guest.scripts.probe import Probing
 from orchestrator.guest.scripts.room import bound
 from orchestrator.guest.scripts.start import Lock, start
+from orchestrator.guest.scripts.tracing import look_at_tracer
 from orchestrator.guest.scripts.within import lower_loopback, probe_within
 
 TYPE_CHECKING = False
@@ -41,7 +42,10 @@ if TYPE_CHECKING:  # to load typing takes too long in an emulated machine
 
 PATIENCE_SECONDS = 50.0
 ROOM = "64M"
-"""Of the disk, which the process cannot take away: a full disk must not end the trace, as strace (-A) writes there."""
+"""Of the disk, which the process cannot take away: a full disk must not end the trace."""
+
+OF_THE_PROCESS = ("stdout", "stderr", "ready")
+PIPES = (*OF_THE_PROCESS, "go", "timer", "trace", "tracer")
 
 MOST_FILES = 1 << 20
 """Open at once, of each process: a launch has less, and says so itself."""
@@ -83,13 +87,12 @@ class Arming:
         write_file(RUN + "/launcher", self.launcher)
         write_file(RUN + "/record", self.record)
         write_file(RUN + "/launch", b"")
-        for name, mode in (("stdout", 0o622), ("stderr", 0o622), ("go", 0o600), ("ready", 0o622), ("timer", 0o600)):
+        for name in PIPES:
             os.mkfifo(f"{RUN}/{name}")
-            os.chmod(f"{RUN}/{name}", mode)
+            os.chmod(f"{RUN}/{name}", 0o622 if name in OF_THE_PROCESS else 0o600)
         os.chmod(RUN + "/launch", 0o644)
         keep()
         self.ready = os.open(RUN + "/ready", os.O_RDONLY | os.O_NONBLOCK)
-        write_file(LOGS + "/trace", b"")
         os.makedirs(LAYER, exist_ok=True)  # what is mounted there later, the unit sees
         os.chmod(LAYER, 0o755)  # noqa: S103
         write_file(RUN + "/unbounded", bound(self.out, self.scratch).encode())
@@ -111,7 +114,7 @@ class Arming:
         select.select([self.ready], [], [], max(0.0, until - time.monotonic()))
         try:
             if not os.read(self.ready, 16):
-                return f"failed strace would not: {read_file(LOGS + '/stderr')[-2000:].decode(errors='replace')}"
+                return f"failed strace would not: {read_file(RUN + '/said-by-tracer')[-2000:].decode(errors='replace')}"
         except BlockingIOError:
             return f"failed the launcher was not there within {PATIENCE_SECONDS:g} s"
         finally:
@@ -121,7 +124,7 @@ class Arming:
                 lower_loopback()
         except OSError as error:
             return f"failed to seal the unit: {error}"
-        write_file(RUN + "/before", b"%d" % os.stat(LOGS + "/trace").st_size)
+        look_at_tracer()
         spawn("fallocate", "--keep-size", "--length", ROOM, LOGS + "/trace")
         write_file(RUN + "/armed", self.purpose)
         return "armed"
@@ -187,7 +190,7 @@ def wait(requests: BinaryIO) -> None:
             send(b"a", b"pong")
             continue
         token, seconds, grace, memory, tasks, limit, launch = requests.read(int(words[1])).split(b"\0", 6)
-        answer = start(token, float(seconds), float(grace), memory, tasks, launch)
+        answer = start(token, float(seconds), float(grace), memory, tasks, int(limit), launch)
         send(b"a", answer.encode(errors="replace"))
         if answer == "started":
             follow(token.decode(), [0, 0, 0], int(limit))

@@ -26,7 +26,6 @@ class Following:
     def __init__(self, offsets: list[int], limit: int) -> None:
         self.offsets, self.limit = offsets, limit
         self.files: dict[str, int] = {}
-        self.base: int | None = None
         self.wake = [0]
         try:  # noqa: SIM105
             self.wake.append(os.pidfd_open(int(read_file(RUN + "/pid"))))
@@ -41,7 +40,7 @@ class Following:
             record = read_file(RUN + "/exit")
             over = record.endswith(b"\nend\n") and (
                 b"\nlaunched=yes\n" not in record
-                or all(read_file(f"{RUN}/{name}.state").endswith(b"done") for name in STREAMS[:2])
+                or all(read_file(f"{RUN}/{name}.state").endswith(b"done") for name in STREAMS)
                 or (ended_at is not None and time.monotonic() - ended_at > 10)
             )
             if record and ended_at is None:
@@ -64,18 +63,17 @@ class Following:
             if any(awake):  # the process has ended: the record comes soon
                 self.wake, delay = [0], SHORTEST
             delay = min(delay * 1.5, LONGEST)
-        lines = [record[: -len(b"end\n")], b"cut=" + " ".join(self.cut()).encode() + b"\n"]
-        send(b"x", b"".join([*lines, b"traced=yes\n" if self.base is not None else b""]))
+        cut = b"cut=" + " ".join(self.cut()).encode() + b"\n"
+        send(b"x", b"".join([record[: -len(b"end\n")], cut, self.traced(), read_file(RUN + "/trace.state")]))
 
     def move(self) -> bool:
         """Send some of what there is."""
         moved = False
         for number, name in enumerate(STREAMS):
             file = self.file(name)
-            base = self.base_of(name)
-            if file is None or base is None:
+            if file is None:
                 continue
-            data = os.pread(file, min(CHUNK, self.limit - self.offsets[number]), base + self.offsets[number])
+            data = os.pread(file, min(CHUNK, self.limit - self.offsets[number]), self.offsets[number])
             if data:
                 send(KINDS[number], data)
                 self.offsets[number] += len(data)
@@ -90,15 +88,6 @@ class Following:
                 return None
         return self.files[name]
 
-    def base_of(self, name: str) -> int | None:
-        """Where in its file a stream begins: what the launcher did before it was told to go on is not the process's."""
-        if name != "trace":
-            return 0
-        file = self.file(name)
-        if self.base is None and file is not None:
-            self.base = first_execve(file, int(read_file(RUN + "/before") or b"0"))
-        return self.base
-
     def cut(self) -> list[str]:
         """The names of the streams that are not whole."""
         names = []
@@ -106,27 +95,15 @@ class Following:
             file = self.file(name)
             if file is None:
                 continue
-            unsent = os.fstat(file).st_size > (self.base_of(name) or 0) + self.offsets[number]
-            lost = not ends_well(file) if name == "trace" else read_file(f"{RUN}/{name}.state").startswith(b"cut")
-            if unsent or lost:
+            unsent = os.fstat(file).st_size > self.offsets[number]
+            state = read_file(f"{RUN}/{name}.state")
+            if unsent or state.startswith(b"cut") or b"\ntrace_cut=" in state or b"\ntrace_lost=" in state:
                 names.append(name)
         return names
 
-
-def first_execve(trace: int, before: int) -> int | None:
-    """Where its line begins that says that a program is executed, the first one after so many bytes. A line: number,
-    time, call."""
-    text = os.pread(trace, CHUNK, before)
-    at = 0
-    while (end := text.find(b"\n", at)) >= 0:
-        words = text[at:end].split(None, 2)
-        if len(words) == 3 and words[2].startswith(b"execve("):
-            return before + at
-        at = end + 1
-    return None
-
-
-def ends_well(trace: int) -> bool:
-    """Its last line is the end of a process: strace wrote all that there was to write."""
-    size = os.fstat(trace).st_size
-    return os.pread(trace, 5, max(0, size - 5)) == b" +++\n"
+    def traced(self) -> bytes:
+        """There is no tracer, or it has seen that the process was executed; else nothing."""
+        state = read_file(RUN + "/trace.state")
+        if state.startswith(b"trace=none\n"):
+            return b"traced=none\n"
+        return b"traced=yes\n" if b"\ntrace_begun=" in state else b""

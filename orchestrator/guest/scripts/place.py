@@ -2,7 +2,7 @@
 
 RUN   forgotten with a restart
   lock        held while the unit is armed, and while its process is started
-  before      how long the trace was when the unit was armed
+  tracing     whether the launcher has a tracer, see `tracing`
   unbounded   why what the process writes cannot be bounded; empty when it is
   armed       what it was armed for; there once it is
   token       whose process it is; not empty once it has one
@@ -12,11 +12,14 @@ RUN   forgotten with a restart
   pid         of the launcher, which becomes the process
   expired     the process was ended because its time was over
   stdout, stderr, go, ready, timer    named pipes
+  trace, tracer                       named pipes: strace's output, and what it has to say itself
+  said-by-tracer                      the first of that
   stdout.state, stderr.state          "cut", "done": what became of the stream
+  trace.state                         the same of the trace, as key=value, and "done"
   exit        how the process ended, as key=value, and "end"
 LOGS  kept
   mark        there once the unit was armed: where it is and RUN is not, the machine has restarted since
-  stdout, stderr, trace
+  stdout, stderr, trace    the last one compressed
 """
 # ruff: noqa: PTH110, PTH123
 

@@ -20,7 +20,7 @@ class Lock:
         os.close(self.file)
 
 
-def start(token: bytes, seconds: float, grace: float, memory: bytes, tasks: bytes, launch: bytes) -> str:
+def start(token: bytes, seconds: float, grace: float, memory: bytes, tasks: bytes, log: int, launch: bytes) -> str:
     """The answer: "started", now or before, for this token; "refused", this machine has had another's process; or
     "failed" and why."""
     with Lock():
@@ -41,7 +41,7 @@ def start(token: bytes, seconds: float, grace: float, memory: bytes, tasks: byte
             write_file(RUN + "/launch", launch)
             now = time.monotonic()
             write_file(RUN + "/began", b"began_usec=%d\n%s" % (int(now * 1e6), used_before()))
-            os.write(timer, b"%f %f\n" % (now + seconds, grace))
+            os.write(timer, b"%f %f %d\n" % (now + seconds, grace, log))
             write_file(RUN + "/launched", b"")  # from here on a repeated start is answered with "started"
             os.write(go, b"\n")
         except OSError as error:
