@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import sys
 
-from bench import aims, overhead, parse, transfers
+from bench import aims, overhead, parse, trace, transfers
 from bench.queue import run as queue
 from bench.scale import run as scale
 
@@ -15,9 +15,10 @@ MEASUREMENTS = {
     "parse": parse.main,
     "queue": queue.main,
     "scale": scale.main,
+    "trace": trace.main,
     "transfers": transfers.main,
 }
-ALL = ("aims", "main_job", "parse", "queue", "scale")  # transfers are among the aims
+ALL = ("aims", "main_job", "parse", "queue", "scale", "trace")  # transfers are among the aims
 
 
 def main() -> None:
