@@ -12,6 +12,7 @@ from orchestrator.bootstrap import receipt_keys
 from orchestrator.cli import output
 from orchestrator.cli.entry import perform
 from orchestrator.cli.submission import AsJson
+from orchestrator.domain.errors import NotFound
 from orchestrator.receipts import read_public
 from orchestrator.receipts.statement import Receipt
 from orchestrator.receipts.verifying import Verified, in_json
@@ -33,6 +34,8 @@ def verify(
 
     async def work() -> Verified:
         trusted = [read_public(path) for path in key] if key else receipt_keys(Settings.from_environment()).trusted()
+        if not trusted:
+            raise NotFound("key", "this home has none", "give the public key of who signed, with --key PUBLIC.pem")
         return await asyncio.to_thread(check, file, trusted)
 
     found = perform(work())

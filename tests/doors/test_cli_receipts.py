@@ -116,6 +116,8 @@ def test_what_is_not_good_is_said_and_exits_with_1(mayfly: Mayfly, tmp_path: Pat
 def test_what_is_no_receipt_is_refused(mayfly: Mayfly, tmp_path: Path) -> None:
     (tmp_path / "text").write_text("text")
     (tmp_path / "folder").mkdir()
+    without = mayfly("verify", tmp_path / "text")
+    assert without.exit_code == 2 and "--key" in without.stderr
     assert mayfly("keys", "init").exit_code == 0
     for what, exit_code in (("nothing", 2), ("text", 1), ("folder", 1)):
         done = mayfly("verify", tmp_path / what)
