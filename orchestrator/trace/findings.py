@@ -54,6 +54,7 @@ class Finder:
         self._signals: Listing[tuple[str, str]] = Listing(100)
         self._read: set[str] = set()
         self._uses: dict[Call, tuple[Use, ...]] = {}
+        self._counters: dict[tuple[Deed, str, str], list[int]] = {}
         self._seccomp = [0]
 
     def feed(self, chunk: bytes) -> None:
@@ -154,6 +155,16 @@ class Finder:
 
     def _file(self, deed: Deed, path: str, by: str = "") -> list[int]:
         """The counter of a deed to a file."""
+        known = self._counters.get((deed, path, by))
+        if known is None:
+            known = self._new_file(deed, path, by)
+            if len(path) <= _KEPT_TEXT:
+                if len(self._counters) >= KEPT_USES:
+                    self._counters.clear()
+                self._counters[deed, path, by] = known
+        return known
+
+    def _new_file(self, deed: Deed, path: str, by: str) -> list[int]:
         there = deed is Deed.READ
         if known_apart(path):  # one of many, and nothing else is to be known of it but whether it has been listed
             listing = self._files[FileClass.SYSTEM, deed]

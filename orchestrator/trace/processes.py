@@ -124,5 +124,9 @@ def _child(parent: Process, call: bytes) -> Process:
 
 
 def _normal(path: str) -> str:
+    if (
+        "/." not in path and "//" not in path and path[-1] != "/"
+    ):  # it is normal already, which normpath finds out slowly
+        return path
     normal = posixpath.normpath(path)
     return normal[1:] if normal.startswith("//") else normal
