@@ -13,7 +13,7 @@ from orchestrator.decide import deadlines
 from orchestrator.domain.outcome import Reason
 from orchestrator.domain.pool import Pool
 from orchestrator.domain.seal import Network, Seal
-from orchestrator.domain.task import InputSpec, Packages, TaskSpec, TaskState
+from orchestrator.domain.task import InputSpec, Packages, Stage, TaskSpec, TaskState
 from orchestrator.localcloud.hypervisors import ssh_scenario
 from orchestrator.reports.text import lines
 from orchestrator.runner.loop import claim, work_on
@@ -22,6 +22,7 @@ from orchestrator.scheduler.layers import Layers, advance
 from orchestrator.scheduler.upkeep import Upkeep
 from orchestrator.store import BUILDERS, TaskRow
 from tests.journeys.house import POOL, House, promote
+from tests.journeys.ready import ready, serving, vm_of, warm_tools
 
 PACKED = dataclasses.replace(POOL, layers="builders")
 OPEN = dataclasses.replace(POOL, name="builders", network="open", seals=(Seal("open", 1, Network.OPEN),))
@@ -83,6 +84,23 @@ async def test_packages_are_installed_once_for_all_that_bring_the_same(
     await advance(tools)
     assert (await house.run(third, tools)).state is TaskState.FINISHED, "it waited for nothing"
     assert len(await house.store.tasks.list(limit=100)) == 4
+
+
+async def test_a_layer_goes_into_a_machine_that_stood_ready(house: House, tools: Tools) -> None:
+    task = await bring(house, "six")
+    warm = warm_tools(house, 1, layers="builders")
+    warm = dataclasses.replace(warm, pools={**warm.pools, OPEN.name: OPEN})
+    await advance(tools)
+    async with serving(warm):
+        [spare] = await ready(house, 1)
+        layer = await house.store.layers.of_task(task.id)
+        assert layer is not None
+        await house.over(await house.store.tasks.get(layer.task_id))
+        await advance(tools)
+        assert (await house.over(task)).state is TaskState.FINISHED
+    assert (await vm_of(house, task)).id == spare.id
+    assert house.guests.asked_of(spare.id) == ["arm", "stage-in", "mount-layer", "start"]
+    assert await house.stages(task) == list(Stage)[4:]
 
 
 async def test_a_task_without_packages_has_no_layer(house: House, tools: Tools) -> None:
