@@ -48,6 +48,8 @@ class Following:
             if self.move():
                 delay = SHORTEST
                 continue
+            # systemd gave up what writes the record, on a slow disk, say: how it ended is in what there is
+            over = over or (ended_at is not None and time.monotonic() - ended_at > 10 and not os.path.exists(GROUP))
             if over:
                 break
             if record or os.path.exists(GROUP):
@@ -64,7 +66,7 @@ class Following:
                 self.wake, delay = [0], SHORTEST
             delay = min(delay * 1.5, LONGEST)
         cut = b"cut=" + " ".join(self.cut()).encode() + b"\n"
-        send(b"x", b"".join([record[: -len(b"end\n")], cut, self.traced(), read_file(RUN + "/trace.state")]))
+        send(b"x", b"".join([record.removesuffix(b"end\n"), cut, self.traced(), read_file(RUN + "/trace.state")]))
 
     def move(self) -> bool:
         """Send some of what there is."""
