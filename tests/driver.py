@@ -32,9 +32,10 @@ class Done:
 
 @dataclass(frozen=True)
 class Mayfly:
-    """The command line with an environment of its own, as a person has it."""
+    """The command line with an environment of its own, as a person has it. program: what Python is to run for it."""
 
     environment: dict[str, str]
+    program: tuple[str, ...] = ("-m", "orchestrator")
 
     @property
     def home(self) -> Path:
@@ -42,7 +43,7 @@ class Mayfly:
 
     def start(self, *words: str | Path, cwd: Path = ROOT, stdout: int = subprocess.PIPE) -> subprocess.Popen[str]:
         # As a shell starts what a person types: in the background SIGINT is ignored, and that is inherited.
-        command = ["env", "--default-signal=INT", sys.executable, "-m", "orchestrator"]
+        command = ["env", "--default-signal=INT", sys.executable, *self.program]
         return subprocess.Popen(
             [*command, *map(str, words)],
             cwd=cwd,
@@ -81,7 +82,7 @@ class Mayfly:
             process.communicate(timeout=seconds)
 
     def with_environment(self, **more: str) -> Mayfly:
-        return Mayfly({**self.environment, **more})
+        return Mayfly({**self.environment, **more}, self.program)
 
 
 @dataclass(frozen=True)

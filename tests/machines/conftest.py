@@ -23,8 +23,8 @@ CLOUD_HOME = Path(
 ).expanduser()
 
 
-@pytest.fixture(scope="session")
-def running_cloud() -> Iterator[TestCloud]:
+@contextlib.contextmanager
+def started_cloud() -> Iterator[TestCloud]:
     """The cloud of the run, with the base image promoted in it."""
     mayfly = Mayfly({"MAYFLY_HOME": str(CLOUD_HOME), "ONE_XMLRPC": "", "ONE_AUTH": ""})
     started = mayfly("cloud", "start", "--json")
@@ -36,6 +36,13 @@ def running_cloud() -> Iterator[TestCloud]:
         yield TestCloud(facts["url"], Path(facts["one_auth"]), CLOUD_HOME)
     finally:
         mayfly("cloud", "stop")
+
+
+@pytest.fixture(scope="session")
+def running_cloud() -> Iterator[TestCloud]:
+    """The same, for all tests of a run."""
+    with started_cloud() as cloud:
+        yield cloud
 
 
 @pytest.fixture

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
-from tests.driver import Mayfly
+import pytest
+
+from orchestrator.domain.task import TaskState
+from tests.driver import Mayfly, TestCloud
+from tests.hostile.machines import MACHINES, MachineAttack, Site
 
 NAMES = (b"a\nb", b"x" * 255, b"\xff\xfe\x80", b"\x1b[2J\x1b[31mred", b" ", b"-rf", b"..x", b"$(id)'\"", b"\xc2\x9b31m")
 
@@ -83,6 +88,23 @@ def test_a_process_that_pries_finds_nothing(mayfly: Mayfly) -> None:
     done = mayfly("run", "--", "python3", "-c", PRIES)
     assert done.exit_code == 0, done.stderr
     found = dict(line.rsplit(" ", 1) for line in done.stdout.splitlines())
-    assert found.pop("namespace") == "0"  # it may be root of a namespace of its own, and gains nothing by it
+    assert found.pop("namespace") == "-1"
     assert len(found) == 13
     assert set(found.values()) == {"False"}
+
+
+@pytest.fixture(scope="module")
+def site(running_cloud: TestCloud, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    """A home for all attacks; what came out of a task before them is the same after them, and tasks run as before."""
+    made = Site.made(running_cloud, tmp_path_factory.mktemp("hostile"))
+    assert made.honest() is TaskState.FINISHED
+    before = made.kept()
+    yield made
+    assert before.items() <= made.kept().items()
+    assert made.honest() is TaskState.FINISHED
+
+
+@pytest.mark.parametrize("attack", MACHINES, ids=lambda attack: attack.name)
+def test_an_attack_in_a_real_machine(attack: MachineAttack, cloud: TestCloud, site: Site) -> None:
+    told = site.attacked(attack)
+    assert told.wrong() == []
