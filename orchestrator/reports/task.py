@@ -57,7 +57,6 @@ async def report_of(
     spec = task.spec
     layer = await store.layers.of_task(task.id)
     review = await store.reviews.get(task.id)
-    layer = await store.layers.of_task(task.id)
     added = await store.tasks.depends_on(task.id)  # with those that it was given when it was released
     return {
         "id": task.id,

@@ -48,8 +48,6 @@ def sections(report: Report) -> Iterator[str | tuple[Part, ...]]:
         yield f"input     {each['source']} → /task/in/{each['dest']}  {each['blob'][:12]}"
     if report["layer"]:
         yield f"packages  {_layer(report['layer'])}"
-    if report["layer"]:
-        yield f"packages  {_layer(report['layer'])}"
     for attempt in report["attempts"]:
         yield ""
         yield from _attempt_lines(attempt)
@@ -76,12 +74,6 @@ def duration(seconds: float) -> str:
         if seconds >= size:
             return f"{seconds / size:.0f} {unit}"
     return f"{max(0.0, seconds):.0f} s"
-
-
-def _layer(layer: Report) -> str:
-    installed = layer["resolved"]
-    which = "not installed yet" if installed is None else ", ".join(_shown(each) for each in installed)
-    return f"{which}; layer {layer['key'][:12]}, built by task {layer['task_id']}"
 
 
 def _layer(layer: Report) -> str:

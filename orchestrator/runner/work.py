@@ -142,7 +142,8 @@ async def stage_in(guest: Guest, progress: Progress, tools: Tools) -> None:
     entries = await asyncio.to_thread(tools.artifacts.entries, progress.task.spec.inputs)
     async with _within(progress.pool.staging_timeout_seconds, "the inputs did not go in"):
         await guest.stage_in(entries, lambda done, total: progress.transfer("in", done, total))
-        await lay(guest, progress, tools)
+        arming = Arming.of(launch_of(progress.task.spec, progress.pool, progress.lease))
+        await lay(guest, arming, progress, tools)
 
 
 async def execute(guest: Guest, progress: Progress) -> Outcome:
