@@ -16,6 +16,8 @@ import yaml
 
 from tests.driver import ROOT, Mayfly
 
+pytestmark = pytest.mark.timeout(3000)
+
 SIX = "six==1.16.0"
 SIX_SHA256 = "8abb2f1d86890a2dfb989f9a77cfcfd3e47c2a354b01111771326f8aa26e0254"
 """Of six-1.16.0-py2.py3-none-any.whl."""
@@ -75,8 +77,8 @@ def requirements(folder: Path, *lines: str) -> Path:
 def test_numpy_and_pandas_are_installed_once_and_used_sealed(mayfly: Mayfly, tmp_path: Path) -> None:
     penguins = ROOT / "examples" / "penguins"
     words = ["--requirements", penguins / "requirements.txt", "-i", penguins, "-o", "*.csv"]
-    words += ["--memory", "350M", "-d", tmp_path / "masses", "--", "python3", "/task/in/penguins/with_pandas.py"]
-    done = mayfly("run", *words, "/task/in/penguins/data/penguins.csv", seconds=900)
+    words += ["-d", tmp_path / "masses", "--", "python3", "/task/in/penguins/with_pandas.py"]
+    done = mayfly("run", *words, "/task/in/penguins/data/penguins.csv", seconds=2000)
     assert done.exit_code == 0, done.stderr
     assert "333 penguins, pandas " in done.stdout
     rows = list(csv.DictReader((tmp_path / "masses" / "mass.csv").open()))
@@ -93,7 +95,7 @@ def test_numpy_and_pandas_are_installed_once_and_used_sealed(mayfly: Mayfly, tmp
 
     again = tmp_path / "again"
     words[words.index(tmp_path / "masses")] = again
-    done = mayfly("run", *words, "/task/in/penguins/data/penguins.csv", seconds=300)
+    done = mayfly("run", *words, "/task/in/penguins/data/penguins.csv", seconds=600)
     assert done.exit_code == 0, done.stderr
     assert "installing packages" not in done.stderr
     assert len(builders(mayfly)) == 1, "the second run built nothing"
@@ -124,7 +126,7 @@ def test_a_layer_can_be_read_and_not_written(mayfly: Mayfly, tmp_path: Path) -> 
 
 def test_hashes_are_held_to(mayfly: Mayfly, tmp_path: Path) -> None:
     good = requirements(tmp_path, f"{SIX} \\", f"    --hash=sha256:{SIX_SHA256}")
-    done = mayfly("run", "--requirements", good, "--", "python3", "-c", OF_SIX, seconds=600)
+    done = mayfly("run", "--requirements", good, "--", "python3", "-c", OF_SIX, seconds=900)
     assert (done.exit_code, done.stdout.split()[:1]) == (0, ["1.16.0"]), done.stderr
     wrong = requirements(tmp_path, f"{SIX} --hash=sha256:{'a' * 64}")
     done = mayfly("run", "--requirements", wrong, "--", "true", seconds=600)
