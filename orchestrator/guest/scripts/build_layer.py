@@ -153,7 +153,8 @@ def unpacked(path: Path) -> dict[str, str]:
 
 
 def pack() -> None:
-    """See mksquashfs(1)."""
+    """See mksquashfs(1). lz4: in an emulated machine numpy and pandas are packed in 5 s, and not in 30 as with gzip or
+    zstd at their lowest, and no other is read back faster; what goes over the wire is a third more."""
     say("packing")
     run(
         ["mksquashfs", str(LAYER), "layer.squashfs", "-all-root", "-mkfs-time", "0", "-all-time", "0", "-no-xattrs",
