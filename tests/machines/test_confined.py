@@ -16,8 +16,7 @@ from orchestrator.guest import TRACE_PATH, Arming, require, require_sealed
 from orchestrator.provisioning.seals import seal_from
 from orchestrator.trace.command import traced
 from tests.guest_ends import Sinks
-from tests.machines.real_guests import MIB, Boot, launch, reached
-from tests.machines.test_guest_armed import as_root
+from tests.machines.real_guests import MIB, Boot, as_root, launch, reached
 
 STRICT, OPEN = seal_from("sealed-strict"), seal_from("open")
 
