@@ -146,7 +146,7 @@ done'
 LIES = r"""
 mv /usr/bin/python3.11 /usr/bin/python3.real
 printf '#!/bin/sh\nexec yes "$(printf "\\033[2J")"\n' >/usr/bin/python3.11; chmod 755 /usr/bin/python3.11
-pkill -KILL -f python3.real; pkill -KILL -f 'python3 -'; true
+pkill -KILL -f '[p]ython3 -IS'; true
 """
 
 
@@ -260,12 +260,12 @@ MACHINES = (
     ),
     MachineAttack(
         "a tracer that is killed",
-        "root kills strace while the process runs",
+        "root kills strace while the process runs: what is traced of it fails from then on, and the trace is cut",
         FAILED,
-        Reason.SIGNALED,
+        Reason.EXIT_NONZERO,
         command=shell(WAITS),
         root="pkill -KILL strace",
-        also=((FINISHED, None), (FAILED, Reason.GUEST_FAILED), (FAILED, LOST)),
+        also=((FINISHED, None), (FAILED, Reason.SIGNALED)),
     ),
     MachineAttack(
         "a trace that root writes to",
