@@ -16,11 +16,13 @@ run=/run/mayfly-task group=/sys/fs/cgroup/system.slice/mayfly-task.service
     while read -r key value; do
         [ "$key" = usage_usec ] && echo "cpu_usec=$value"
     done <"$group/cpu.stat"
-    # what was written and is still in memory goes to the disk now, and is counted then
-    while read -r key value; do
-        [ "$key" = file_dirty ] && [ "$value" != 0 ] && sync
-    done <"$group/memory.stat"
+    # what was written and has yet to go to the disk counts, too: to wait for the disk could take long
     read=0 written=0
+    while read -r key value; do
+        case $key in
+        file_dirty | file_writeback) written=$((written + value)) ;;
+        esac
+    done <"$group/memory.stat"
     while read -r line; do
         for word in $line; do
             case $word in
