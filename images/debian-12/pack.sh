@@ -54,8 +54,10 @@ tar --directory "$root" --one-file-system --xattrs --exclude=./mayfly-build --ex
 find "$copy/tmp" "$copy/run" -mindepth 1 -delete
 truncate --size "$disk_size" "$build/disk.raw"
 # No journal: a VM's disk is never used again, and the one that becomes an image was unmounted. See docs/decisions/0008.
-# Quotas, of users and of projects: they bound what a task writes. See docs/decisions/0020.
+# Quotas, of users and of projects: they bound what a task writes. See docs/decisions/0019.
 mkfs.ext4 -q -F -L "$label" -m 2 -i 16384 -O ^has_journal,^metadata_csum,quota,project \
     -E lazy_itable_init=0,nodiscard,quotatype=usrquota:prjquota -d "$copy" "$build/disk.raw"
+# What mkfs copies it does not count for the quotas; 1: e2fsck has mended that.
+e2fsck -fy "$build/disk.raw" >/dev/null 2>&1 || [ $? -eq 1 ]
 qemu-img convert -O qcow2 "$build/disk.raw" "$build/disk.qcow2"
 rm -rf "$build/disk.raw" "$tree"

@@ -26,9 +26,11 @@ FIRST = """
 import asyncio, json, sys
 from pathlib import Path
 from orchestrator.artifacts import Artifacts
+from orchestrator.domain.seal import Seal
 from orchestrator.guest import Launch, connect
 
 async def main(address, port, host_key, client_key, launch, store):
+    launch["seal"] = Seal(**launch["seal"])
     logs = Artifacts(Path(store)).attempt("01m7yqqza69eqn6t", 1)
     guest = await connect(address, port, host_key=host_key, client_key=client_key, deadline=180)
     print((await guest.resume(Launch(**launch))).name, flush=True)

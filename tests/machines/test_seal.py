@@ -95,10 +95,10 @@ def test_no_address_can_be_reached_and_the_trace_has_every_try(mayfly: Mayfly, c
     assert on_own == []
 
     task = next(each["id"] for each in mayfly("list", "--json").json() if each["name"] == "reach")
-    network = mayfly("trace", task, "--json").json()["network"]
+    network = mayfly("trace", task, "--view", "steward", "--json").json()["network"]["listed"]
     assert {(each["address"], each["port"]) for each in network} >= {(address, port) for _, address, port in targets}
     # 127.0.0.0/8 is the process's own, in a network namespace where nobody listens: begun there, and refused
-    begun = [each["address"] for each in network if each["result"] in ("ok", "EINPROGRESS")]
+    begun = [each["address"] for each in network if each["outcome"] in ("ok", "EINPROGRESS")]
     assert [address for address in begun if not address.startswith("127.")] == []
     probes = mayfly("show", task, "--json").json()["attempts"][0]["machine"]["seal"]
     assert len(probes) >= 5

@@ -40,12 +40,12 @@ async def test_without_a_tracer_its_end_is_told_as_truly(boot: Boot, script: str
 async def test_only_what_is_recorded_stops_the_process(boot: Boot) -> None:
     sinks = Sinks()
     async with reached(boot("sealed")) as guest:
-        await guest.start(launch("sh", "-c", "exec 3</etc/hostname; test -e /etc"))
+        await guest.start(launch("sh", "-c", "exec 3</etc/passwd; test -e /etc"))
         assert (await guest.follow(*sinks))[0] == Exited(0)
     assert guest.tracing.fast_path is True
     assert guest.tracing.detail_bytes == len(sinks.trace.text)
     assert (guest.tracing.used, guest.tracing.lost, guest.tracing.warnings) == ((), "", "")
-    assert b'"/etc/hostname", O_RDONLY) = 3</etc/hostname>\n' in sinks.trace.text
+    assert b'"/etc/passwd", O_RDONLY) = 3</etc/passwd>\n' in sinks.trace.text
 
 
 async def test_what_the_tracer_says_itself_is_not_the_process_that_says_it(boot: Boot) -> None:
