@@ -24,7 +24,8 @@ def inventory(tmp_path):
 
 async def test_our_own_inventories_are_right(tmp_path):
     local = await load_pools(data_root() / "inventories" / "local", cache=tmp_path)
-    assert set(local) == {"default", "large"}
+    assert set(local) == {"default", "large", "builders"}
+    assert [name for name, pool in local.items() if not pool.seal.closed] == ["builders"]
     assert local["default"].ssh_port == 2222 and local["default"].network == "sealed"
     site = await load_pools(data_root() / "inventories" / "example-opennebula", cache=tmp_path)
     assert {pool.ssh_port for pool in site.values()} == {22}
