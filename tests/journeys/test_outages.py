@@ -128,7 +128,7 @@ async def test_what_was_learned_of_a_machine_is_kept_until_it_is_written(house: 
         await asyncio.gather(writing, return_exceptions=True)
     await progress.write_down()
     [attempt] = await house.store.attempts.of_task(task.id)
-    assert (attempt.environment, attempt.host) == ({"kernel": "6.1"}, "host-a")
+    assert (attempt.environment["kernel"], attempt.host) == ("6.1", "host-a")
     await house.let_lease_expire(task)
     await house.reap()
 
