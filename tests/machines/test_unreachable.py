@@ -29,7 +29,7 @@ def test_the_console_is_kept_and_shown(cloud: TestCloud, broken: str, tmp_path: 
     inventory = tmp_path / "inventory.yml"
     inventory.write_text(
         f"pools:\n  hosts:\n    hopeless:\n      mayfly_image: {broken}\n"
-        "      mayfly_boot_timeout: 15s\n      ansible_port: 2222\n"
+        "      mayfly_boot_timeout: 15s\n      mayfly_disclosure: open\n      ansible_port: 2222\n"
     )
     # on the cloud's own home, which has the console's file; OpenNebula itself has no call that tells it
     mayfly = Mayfly(
