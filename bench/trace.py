@@ -19,16 +19,16 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from pathlib import Path
 
 from bench.main_job import Place, surroundings
 from bench.row import Row, median, table
-from bench.start.bare import ADDRESS, FIRST_PORT, Bare, bare
+from bench.start.bare import Bare, bare
 from bench.start.held import held
+from bench.start.reach import reach
 from orchestrator.artifacts.members import Members
 from orchestrator.domain.outcome import Exited
 from orchestrator.domain.task import TraceProfile
-from orchestrator.guest import TRACE_PATH, Guest, Launch, connect
+from orchestrator.guest import TRACE_PATH, Launch
 from orchestrator.trace.command import traced
 
 AIM = 1.05
@@ -133,18 +133,6 @@ async def in_unit(machine: Bare, workload: str, profile: TraceProfile) -> Ran:
         raise RuntimeError(f"{workload} ended with {outcome}: {stderr.data!r}")
     size = Members().measure(bytes(trace.data), 1 << 40)
     return Ran(seconds_between(bytes(stdout.data)), len(trace.data), size, guest.tracing.fast_path)
-
-
-async def reach(machine: Bare) -> Guest:
-    words = list(machine.ssh)
-    known = next(word for word in words if word.startswith("UserKnownHostsFile=")).partition("=")[2]
-    return await connect(
-        ADDRESS,
-        FIRST_PORT,
-        host_key=Path(known).read_text().split(" ", 1)[1],  # noqa: ASYNC240 - a line
-        client_key=Path(words[words.index("-i") + 1]).read_text(),  # noqa: ASYNC240
-        deadline=300,
-    )
 
 
 def plain(ssh: Sequence[str], workload: str) -> Ran:

@@ -25,12 +25,13 @@ from pathlib import Path
 
 from bench.main_job import Place, surroundings
 from bench.row import Row, median, table
-from bench.start.bare import ADDRESS, FIRST_PORT, Bare, bare
+from bench.start.bare import Bare, bare
 from bench.start.held import held
+from bench.start.reach import reach
 from orchestrator.artifacts import Artifacts
 from orchestrator.domain.outcome import Exited
 from orchestrator.domain.task import InputSpec, TraceProfile
-from orchestrator.guest import TRACE_PATH, Guest, Launch, OutputKind, connect
+from orchestrator.guest import TRACE_PATH, Guest, Launch, OutputKind
 from orchestrator.trace.command import traced
 
 MIB = 1 << 20
@@ -123,7 +124,7 @@ class Ours:
         self._runner = runner
         self._artifacts = Artifacts(folder / "store")
         self._tree = {what: self._artifacts.read_tree(folder / "contents" / what) for what in (LARGE, MANY)}
-        self._guest: Guest = runner.run(_connect(machine))
+        self._guest: Guest = runner.run(reach(machine))
         self._attempts = 0
 
     def stage_in(self, what: str) -> float:
@@ -166,18 +167,6 @@ class Ours:
 
     def close(self) -> None:
         self._runner.run(self._guest.close())
-
-
-async def _connect(machine: Bare) -> Guest:
-    words = list(machine.ssh)
-    known = next(word for word in words if word.startswith("UserKnownHostsFile=")).partition("=")[2]
-    return await connect(
-        ADDRESS,
-        FIRST_PORT,
-        host_key=Path(known).read_text().split(" ", 1)[1],  # noqa: ASYNC240 - a line
-        client_key=Path(words[words.index("-i") + 1]).read_text(),  # noqa: ASYNC240
-        deadline=300,
-    )
 
 
 class Floors:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
+from orchestrator.decide.layers import LAYER, SQUASHFS
 from orchestrator.domain.errors import StagingFailed
 from orchestrator.guest import wire
 from orchestrator.guest.launch import RUN_DIRECTORY
 
 LAYER_FOLDER = "/var/lib/mayfly-layer"
 """Of root, mode 0700: what is mounted lies there, outside of the inputs."""
-LAYER_FILE = "layer.squashfs"
-LAYER = "/task/layer"
-"""Where the process finds it."""
+LAYER_FILE = SQUASHFS
 
 
 def builder_program() -> str:
